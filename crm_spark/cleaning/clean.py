@@ -1,0 +1,271 @@
+"""Cleaning: parse leniently, judge each row by itself, settle rows with the same key, lose nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from crm_spark.checks import broken_names, is_broken
+from crm_spark.cleaning.expressions import parse_expression
+from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
+from crm_spark.config import Source
+from crm_spark.errors import ConfigError
+from crm_spark.sources.landing import LandedFile
+from crm_spark.tables import Table, conform
+
+_CORRUPT = "_corrupt_record"
+_SHA256_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Every row of an entity's files, in exactly one of three frames."""
+
+    accepted: DataFrame
+    rejected: DataFrame
+    duplicates: DataFrame
+
+
+def clean_entity(
+    spark: SparkSession,
+    entity: str,
+    sources: Mapping[str, Source],
+    landed: Sequence[LandedFile],
+    lake_uri: str,
+    currency: str,
+) -> Cleaned:
+    """Judge all landed rows of an entity.
+
+    A row is rejected for what it is by itself (unreadable or missing values, broken rules). Of good rows with
+    one key and the same content the first is accepted and the others are duplicates; with different content
+    all are rejected, since nothing says which is true. An entity without a source gives empty frames.
+
+    Raises:
+        ConfigError: if a mapping is not possible over the file's columns.
+    """
+    table = CLEAN[entity]
+    judged = [
+        _judge(read_landed(spark, source, files, lake_uri), name, source, files, table, currency)
+        for name, source in sources.items()
+        if source.entity == entity and (files := [file for file in landed if file.source == name])
+    ] or [_nothing(spark, table)]
+
+    # Only few rows need their text or share their key: what is costly is done for these alone.
+    key = list(table.key)
+    good = _union(rows.where("is_good").select(*table.column_names) for rows in judged)
+    keys = _union(rows.select(*key) for rows in judged)
+    repeated = F.broadcast(keys.groupBy(*key).agg(F.count("*").alias("n")).where("n > 1").drop("n").persist())
+    settled = _settle(
+        _union(_with_text(rows.where("is_good").join(repeated, key, "left_semi"), table) for rows in judged), table
+    )
+    accepted = good.join(repeated, key, "left_anti").unionByName(
+        settled.where("verdict = 'accepted'").select(*table.column_names)
+    )
+    bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
+    conflicting = settled.where("verdict = 'conflicting'").withColumn(
+        "reasons", F.array(F.lit("key_with_other_content"))
+    )
+    return Cleaned(
+        accepted=conform(accepted, table),
+        rejected=_build_rejected(bad.unionByName(conflicting.drop("verdict")), REJECTED[entity]),
+        duplicates=settled.where("verdict = 'duplicate'").select("source", "batch_id"),
+    )
+
+
+def build_cleaning_account(
+    spark: SparkSession,
+    landed: Sequence[LandedFile],
+    read_counts: DataFrame,
+    accepted: Sequence[DataFrame],
+    rejected: Sequence[DataFrame],
+    duplicates: Sequence[DataFrame],
+) -> DataFrame:
+    """Rows: one per landed file, each count taken from its own place, so that their equation means something.
+
+    `accepted` and `rejected` are the stored tables of all entities, `read_counts` a count of the files
+    themselves (source, batch_id, read_count).
+    """
+    files = spark.createDataFrame(
+        [(file.source, file.entity, file.batch_id, file.file_name) for file in landed],
+        "source string, entity string, batch_id string, file_name string",
+    )
+    counted = [
+        read_counts,
+        _count_rows((rows.select("source", "batch_id") for rows in accepted), "accepted_count", F.count("*")),
+        _count_rows(
+            (rows.select("source", "batch_id", "row_count") for rows in rejected),
+            "rejected_count",
+            F.sum("row_count"),
+        ),
+        _count_rows(duplicates, "duplicate_count", F.count("*")),
+    ]
+    account = reduce(lambda left, right: left.join(right, ["source", "batch_id"], "left"), counted, files)
+    return conform(account.na.fill(0), CLEANING_ACCOUNT)
+
+
+def read_landed(
+    spark: SparkSession, source: Source, files: Sequence[LandedFile], lake_uri: str
+) -> DataFrame:
+    """The rows of landed files as the reader gives them, with `_batch_id` beside them.
+
+    CSV and JSON come as text; rows that the reader cannot split into fields keep their text in
+    `_corrupt_record`, NULL in all others.
+    """
+    paths = [f"{lake_uri}/{file.landed_path}" for file in files]
+    reader = spark.read
+    if source.format == "parquet":
+        rows = reader.parquet(*paths).withColumn(_CORRUPT, F.lit(None).cast("string"))
+    elif source.format == "json":
+        options = reader.option("primitivesAsString", True).option("columnNameOfCorruptRecord", _CORRUPT)
+        rows = options.json(paths)
+        if _CORRUPT not in rows.columns:
+            rows = rows.withColumn(_CORRUPT, F.lit(None).cast("string"))
+    else:
+        options = reader.options(
+            header=True, sep=source.delimiter, quote=source.quote, escape=source.quote, encoding=source.encoding
+        )
+        header = options.csv(paths[0]).columns
+        fields = ", ".join(f"`{name.replace('`', '``')}` string" for name in [*header, _CORRUPT])
+        rows = options.options(
+            enforceSchema=False, multiLine=True, columnNameOfCorruptRecord=_CORRUPT
+        ).csv(paths, schema=fields)
+    return rows.withColumn("_batch_id", F.substring("_metadata.file_name", 1, _SHA256_DIGITS))
+
+
+def count_landed(
+    spark: SparkSession, sources: Mapping[str, Source], landed: Sequence[LandedFile], lake_uri: str
+) -> DataFrame:
+    """Rows: one per landed file with the number of rows that its reader finds (source, batch_id, read_count)."""
+    return _union(
+        read_landed(spark, source, files, lake_uri)
+        .groupBy(F.lit(name).alias("source"), F.col("_batch_id").alias("batch_id"))
+        .agg(F.count("*").alias("read_count"))
+        for name, source in sources.items()
+        if (files := [file for file in landed if file.source == name])
+    )
+
+
+def _judge(
+    raw: DataFrame,
+    name: str,
+    source: Source,
+    files: Sequence[LandedFile],
+    table: Table,
+    currency: str,
+) -> DataFrame:
+    """The canonical columns of every row, whether it `is_good`, and the `reasons` why not."""
+    file_columns = [column for column in raw.columns if column not in (_CORRUPT, "_batch_id")]
+    mapped = _parse_mapping(name, source, file_columns, table)
+    ingested_at = F.element_at(
+        F.create_map(*(F.lit(part) for file in files for part in (file.batch_id, file.ingested_at))),
+        F.col("_batch_id"),
+    )
+    defaults = {
+        "known_at": ingested_at,
+        "currency": F.lit(currency),
+        "source": F.lit(name),
+        "batch_id": F.col("_batch_id"),
+    }
+    values = {
+        column.name: mapped.get(column.name, defaults.get(column.name, F.lit(None).cast(column.type)))
+        for column in table.columns
+    }
+    # A file may be one piece that cannot be split: all cores shall work on its rows.
+    spread = raw.repartition(*(values[name] for name in table.key))
+    with_values = spread.select(
+        *(value.alias(f"raw_{column}") for column, value in values.items()),
+        F.struct(*file_columns).alias("raw_row"),
+        F.col(_CORRUPT).alias("corrupt_text"),
+        F.col(_CORRUPT).isNotNull().alias("is_corrupt"),
+    )
+    raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
+    typed = with_values.withColumns(
+        {c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns}
+    )
+    broken = {"row_not_readable": F.col("is_corrupt")}
+    for column in table.columns:
+        raw_value, value = F.col(f"raw_{column.name}"), F.col(column.name)
+        if column.type not in ("string", raw_types[column.name]):
+            broken[f"{column.name}_not_{column.type.partition('(')[0]}"] = raw_value.isNotNull() & value.isNull()
+        if not column.nullable:
+            broken[f"{column.name}_missing"] = raw_value.isNull()
+    if "currency" in table.column_names:
+        broken["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
+    broken |= {check.name: is_broken(check) for check in table.checks}
+    return typed.withColumns({"is_good": ~reduce(or_, broken.values()), "reasons": broken_names(broken)})
+
+
+def _with_text(judged: DataFrame, table: Table) -> DataFrame:
+    """The text of the rows as they came, beside their canonical columns and reasons."""
+    return judged.select(
+        *table.column_names, "reasons", F.coalesce("corrupt_text", F.to_json("raw_row")).alias("row_text")
+    )
+
+
+def _parse_mapping(
+    name: str, source: Source, file_columns: Sequence[str], table: Table
+) -> dict[str, SparkColumn]:
+    provenance = {"source", "batch_id"}
+    mappable = [column for column in table.column_names if column not in provenance]
+    unknown = sorted(set(source.columns) - set(mappable))
+    if unknown:
+        raise ConfigError(
+            f"sources.{name}.columns.{unknown[0]}: found an unknown column of {source.entity}, expected one of: "
+            + ", ".join(mappable)
+        )
+    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *provenance}]
+    if missing:
+        raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression")
+    return {
+        column: F.expr(parse_expression(text, file_columns, f"sources.{name}.columns.{column}"))
+        for column, text in source.columns.items()
+    }
+
+
+def _settle(repeated: DataFrame, table: Table) -> DataFrame:
+    """Give rows whose key stands more than once a verdict: accepted, duplicate or conflicting."""
+    business = [c.name for c in table.columns if not c.volatile and c.name != "known_at"]
+    content = F.to_json(F.struct(*business))
+    same_key = Window.partitionBy(*table.key)
+    earliest = ["known_at"] if "known_at" in table.column_names else []
+    first = same_key.orderBy(*earliest, "batch_id", "source")
+    return (
+        repeated.withColumn("content", content)
+        .withColumn("is_one_content", F.min("content").over(same_key) == F.max("content").over(same_key))
+        .withColumn("place", F.row_number().over(first))
+        .withColumn(
+            "verdict",
+            F.when(~F.col("is_one_content"), "conflicting")
+            .when(F.col("place") == 1, "accepted")
+            .otherwise("duplicate"),
+        )
+        .drop("content", "is_one_content", "place")
+    )
+
+
+def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:
+    grouped = rows.groupBy("source", "batch_id", "row_text").agg(
+        F.array_sort(F.array_distinct(F.flatten(F.collect_set("reasons")))).alias("reasons"),
+        F.count("*").alias("row_count"),
+    )
+    return conform(grouped.select(*table.column_names), table)
+
+
+def _count_rows(frames: Iterable[DataFrame], name: str, count: SparkColumn) -> DataFrame:
+    return _union(frames).groupBy("source", "batch_id").agg(count.alias(name))
+
+
+def _union(frames: Iterable[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)
+
+
+def _nothing(spark: SparkSession, table: Table) -> DataFrame:
+    """What `_judge` gives, without a row."""
+    columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+    return spark.createDataFrame(
+        [], f"{columns}, is_good boolean, reasons array<string>, raw_row struct<none:string>, corrupt_text string"
+    )

@@ -1,0 +1,98 @@
+"""Mapping expressions: text of a configuration that becomes SQL only if every part of it is on a list.
+
+`F.expr` executes whatever function a text names, `java_method` and subqueries included. So an expression is
+parsed, every node of it is compared with what is allowed here, and the SQL is written anew from the tree. Only
+deterministic functions are listed, and what could end the job on a bad row becomes its lenient twin: `cast` is
+written as `try_cast`, arithmetic as `try_add` and so on.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.dialects.spark import Spark
+from sqlglot.errors import SqlglotError
+
+from crm_spark.errors import ConfigError
+
+_FUNCTIONS: dict[str, type[exp.Expression]] = {
+    "abs": exp.Abs, "coalesce": exp.Coalesce, "concat": exp.Concat, "concat_ws": exp.ConcatWs,
+    "date_add": exp.TsOrDsAdd, "date_trunc": exp.TimestampTrunc, "greatest": exp.Greatest, "if": exp.If,
+    "initcap": exp.Initcap, "least": exp.Least, "length": exp.Length, "lower": exp.Lower, "lpad": exp.Pad,
+    "md5": exp.MD5, "nullif": exp.Nullif, "regexp_extract": exp.RegexpExtract,
+    "regexp_replace": exp.RegexpReplace, "round": exp.Round, "sha2": exp.SHA2, "split_part": exp.SplitPart,
+    "substring": exp.Substring, "to_utc_timestamp": exp.FromTimeZone, "trim": exp.Trim,
+    "try_divide": exp.SafeDivide, "upper": exp.Upper,
+}  # fmt: skip
+# Functions that sqlglot knows by name alone.
+_NAMED_FUNCTIONS = frozenset({"timestamp_millis", "timestamp_micros", "timestamp_seconds", "try_to_timestamp"})
+_SYNTAX: tuple[type[exp.Expression], ...] = (
+    exp.Column, exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Paren, exp.Neg, exp.Var,
+    exp.Cast, exp.TryCast, exp.DataType, exp.DataTypeParam,
+    exp.Case, exp.Is, exp.In, exp.Between, exp.Like, exp.And, exp.Or, exp.Not,
+    exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ,
+    exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.DPipe,
+)  # fmt: skip
+_ALLOWED = frozenset({*_SYNTAX, *_FUNCTIONS.values()})
+
+
+def _lenient(function: str) -> Callable[[Spark.Generator, exp.Expression], str]:
+    return lambda generator, node: generator.func(function, node.this, node.expression)
+
+
+class _Lenient(Spark):
+    """Spark SQL in which a bad value gives NULL instead of the end of the job."""
+
+    class Generator(Spark.Generator):
+        TRANSFORMS: ClassVar = {
+            **Spark.Generator.TRANSFORMS,
+            exp.Cast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
+            exp.TryCast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
+            exp.Add: _lenient("TRY_ADD"),
+            exp.Sub: _lenient("TRY_SUBTRACT"),
+            exp.Mul: _lenient("TRY_MULTIPLY"),
+            exp.Div: _lenient("TRY_DIVIDE"),
+            exp.Mod: _lenient("TRY_MOD"),
+            exp.Neg: lambda self, node: f"TRY_SUBTRACT(0, {self.sql(node, 'this')})",
+            exp.IntDiv: lambda self, node: (
+                f"({self.sql(node, 'this')}) DIV NULLIF({self.sql(node, 'expression')}, 0)"
+            ),
+        }
+
+
+def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
+    """The SQL of a mapping expression over a file's `columns`; `where` names it in errors.
+
+    Raises:
+        ConfigError: if the text cannot be parsed, names a column that the file lacks, or uses anything that is
+            not on the list.
+    """
+    try:
+        tree = sqlglot.parse_one(text, read="spark")
+    except SqlglotError:
+        raise ConfigError(f"{where}: found {text!r}, expected one SQL expression") from None
+    known = {column.lower(): column for column in columns}
+    for node in tree.walk():
+        if isinstance(node, exp.Column):
+            _resolve_column(node, known, where)
+        elif isinstance(node, exp.Anonymous):
+            if node.name.lower() not in _NAMED_FUNCTIONS:
+                raise _not_allowed(where, node.name.lower())
+        elif type(node) not in _ALLOWED:
+            raise _not_allowed(where, node.key)
+    return tree.sql(dialect=_Lenient, comments=False)
+
+
+def _resolve_column(column: exp.Column, known: dict[str, str], where: str) -> None:
+    """Quote a column by the name the file gives it."""
+    found = None if column.table else known.get(column.name.lower())
+    if found is None:
+        listed = ", ".join(sorted(known.values()))
+        raise ConfigError(f"{where}: found column {column.sql()!r}, expected one of the file's: {listed}")
+    column.set("this", exp.to_identifier(found, quoted=True))
+
+
+def _not_allowed(where: str, what: str) -> ConfigError:
+    listed = ", ".join(sorted({*_FUNCTIONS, *_NAMED_FUNCTIONS, "cast", "case"}))
+    return ConfigError(f"{where}: found {what!r}, expected operators and functions of this list: {listed}")

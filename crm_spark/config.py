@@ -1,0 +1,160 @@
+"""The configuration of a run: typed, checked, and complete before any data is read.
+
+`conf/base.toml` holds every default; a site's own file and then `--set key=value` replace single keys of it.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crm_spark.errors import ConfigError
+from crm_spark.session import conf_dir
+
+
+def _known_time_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("expected the name of a time zone, such as Europe/Berlin or UTC")
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Section):
+    """Where rows of one entity come from, and how the file's columns become the entity's columns."""
+
+    entity: Literal["customers", "orders", "campaigns", "contacts", "responses", "products"]
+    format: Literal["parquet", "csv", "json"]
+    path: str
+    # An installed Python package that ships the file; `path` is then relative to it.
+    package: str | None = None
+    # Of CSV files alone.
+    delimiter: str = ","
+    quote: str = '"'
+    encoding: str = "UTF-8"
+    columns: Mapping[str, str]
+
+
+class Features(_Section):
+    windows_days: tuple[Annotated[int, Field(ge=1, le=3660)], ...] = Field(min_length=1, strict=False)
+
+    @model_validator(mode="after")
+    def _windows_rise(self) -> "Features":
+        if list(self.windows_days) != sorted(set(self.windows_days)):
+            raise ValueError("expected windows_days in rising order, each once")
+        if 28 not in self.windows_days:
+            raise ValueError("expected 28 among windows_days: the frequency baseline counts purchases in 28 days")
+        return self
+
+
+class Segments(_Section):
+    cluster_counts: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=2, strict=False)
+    starts: Annotated[int, Field(ge=1, le=100)]
+    sample_customers: Annotated[int, Field(ge=100)]
+    seed: int
+
+
+class Task(_Section):
+    """A prediction task. `label` names what is predicted over the `horizon_days` from a cut-off."""
+
+    label: Literal["no_purchase", "response_to_contact"]
+    horizon_days: Annotated[int, Field(ge=1, le=366)]
+    train_cutoffs: Annotated[int, Field(ge=2, le=60)]
+    seed: int
+
+
+class Config(_Section):
+    lake: str
+    as_of: date | None = None
+    business_time_zone: TimeZone
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    arrival_hours: Annotated[int, Field(ge=0, le=24 * 366)]
+    features: Features
+    segments: Segments
+    tasks: Mapping[Name, Task]
+    sources: Mapping[Name, Source] = Field(min_length=1)
+
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.business_time_zone)
+
+
+def load_config(path: Path, settings: Iterable[str] = (), **options: object) -> Config:
+    """The base settings, overlaid by the file, by `key=value` settings and by the options that are not None.
+
+    Raises:
+        ConfigError: for a missing file, an unknown key, a wrong type or an impossible value.
+    """
+    values = _overlay(_read_toml(conf_dir() / "base.toml"), _read_toml(path))
+    for setting in settings:
+        values = _overlay(values, _parse_setting(setting))
+    values |= {key: value for key, value in options.items() if value is not None}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from None
+
+
+def parse_date(text: str, name: str) -> date:
+    """Raises: ConfigError: if the text is no date of the calendar."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{name}: found {text!r}, expected a date such as 2017-12-31") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: found no such file, expected a configuration in TOML") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: expected a configuration in TOML: {error}") from None
+
+
+def _parse_setting(setting: str) -> dict[str, Any]:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set: found {setting!r}, expected key=value such as segments.starts=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is itself, so that --set currency=EUR needs no quotes
+    nested: Any = value
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _overlay(merged[key], value) if both_tables else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """Every fault of a configuration in one line: the key, what was found, what was expected."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        key = ".".join(str(part) for part in fault["loc"])
+        expected = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            faults.append(f"{key}: found an unknown key, expected one that conf/base.toml or the README names")
+        elif fault["type"] == "missing":
+            faults.append(f"{key}: found nothing, expected a value")
+        elif isinstance(fault["input"], dict):
+            faults.append(f"{key}: {expected}")
+        else:
+            faults.append(f"{key}: found {fault['input']!r}, {expected[:1].lower()}{expected[1:]}")
+    return "; ".join(faults)

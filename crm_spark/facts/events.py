@@ -1,0 +1,79 @@
+"""Events with their business day, the instant they were learned of, and what joins tell about them."""
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from crm_spark.facts.tables import FACT_CONTACTS, FACT_ORDER_LINES, FACT_RESPONSES
+from crm_spark.tables import conform
+
+
+def parse_business_day(instant: Column, time_zone: str) -> Column:
+    """The business's calendar day of an instant in UTC."""
+    return F.from_utc_timestamp(instant, time_zone).cast("date")
+
+
+def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean order line.
+
+    A line is a return if it refers to a returned order or if its amount or quantity is negative. An order is
+    purchased on the business day of its first purchased line, so that an order over midnight is one order; a
+    return counts on its own day.
+    """
+    is_return = (
+        F.col("returned_order_id").isNotNull()
+        | (F.col("amount") < 0)
+        | F.coalesce(F.col("quantity") < 0, F.lit(False))
+    )
+    dated = orders.withColumnRenamed("ordered_at", "happened_at").withColumns(
+        {
+            "known_at": F.coalesce("known_at", "happened_at"),
+            "discount_amount": F.coalesce("discount_amount", F.lit(0).cast("decimal(18,4)")),
+            "is_return": is_return,
+        }
+    )
+    openings = (
+        dated.where("NOT is_return")
+        .groupBy("order_id", "customer_id")
+        .agg(
+            F.min("happened_at").alias("opened_at"),
+            F.min(F.struct("known_at", "line_no")).getField("line_no").alias("opening_line_no"),
+        )
+    )
+    own_day = parse_business_day(F.col("happened_at"), time_zone)
+    order_day = parse_business_day(F.col("opened_at"), time_zone)
+    lines = (
+        dated.join(openings, ["order_id", "customer_id"], "left")
+        .withColumn("happened_on", F.when(F.col("is_return"), own_day).otherwise(order_day))
+        .withColumn("is_order_opening", ~F.col("is_return") & (F.col("line_no") == F.col("opening_line_no")))
+        .join(products.select("product_id", "category", "department", "brand"), "product_id", "left")
+    )
+    return conform(lines.select(*FACT_ORDER_LINES.column_names), FACT_ORDER_LINES)
+
+
+def build_contacts(contacts: DataFrame, campaigns: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean contact whose date is known: its own, or that of its campaign's start."""
+    starts_at = F.to_utc_timestamp(F.col("starts_on").cast("timestamp"), time_zone)
+    of_campaign = campaigns.select(
+        "campaign_id", F.col("kind").alias("campaign_kind"), starts_at.alias("starts_at")
+    )
+    dated = (
+        contacts.join(of_campaign, "campaign_id", "left")
+        .withColumn("happened_at", F.coalesce("sent_at", "starts_at"))
+        .where("happened_at IS NOT NULL")
+    )
+    return conform(_add_days(dated, time_zone).select(*FACT_CONTACTS.column_names), FACT_CONTACTS)
+
+
+def build_responses(responses: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean response."""
+    dated = responses.withColumnRenamed("responded_at", "happened_at")
+    return conform(_add_days(dated, time_zone).select(*FACT_RESPONSES.column_names), FACT_RESPONSES)
+
+
+def _add_days(events: DataFrame, time_zone: str) -> DataFrame:
+    return events.withColumns(
+        {
+            "happened_on": parse_business_day(F.col("happened_at"), time_zone),
+            "known_at": F.coalesce("known_at", "happened_at"),
+        }
+    )

@@ -1,0 +1,269 @@
+"""The lake: declared tables as Delta at `<lake>/<table>`, and publications, each one consistent set of versions.
+
+Delta commits one table atomically, never several. So a refresh writes its tables first and then appends one row
+to `publications`; readers take all versions from that row and never see half a refresh.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlparse
+
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from crm_spark.errors import ContractError, LakeError
+from crm_spark.tables import Column, Summary, Table, conform, summarise
+
+PUBLICATIONS = Table(
+    name="publications",
+    comment="One row per publication: the set of table versions that belong together.",
+    key=("publication_no",),
+    columns=(
+        Column("publication_no", "bigint", "Counts publications of this lake from 1."),
+        Column("publication_id", "string", "Hash of what was published; equal for equal content."),
+        Column("published_at", "timestamp", "When it was committed.", volatile=True),
+        Column("as_of", "date", "The date for which customers are scored."),
+        Column("known_until", "timestamp", "Only what was known before this instant is seen."),
+        Column("crm_spark_version", "string", "The program's version."),
+        Column(
+            "tables",
+            "array<struct<name:string,version:bigint,fingerprint:string,content_hash:string,row_count:bigint>>",
+            "Every published table with its pinned Delta version.",
+        ),
+    ),
+)
+
+# Every reader that analysts use knows reader version 1; each of these would raise it or mislead one of them.
+# The program keeps publications 30 days; files outlive them by a week.
+_PROPERTIES = {
+    "delta.enableDeletionVectors": "false",
+    "delta.columnMapping.mode": "none",
+    "delta.checkpointPolicy": "classic",
+    "delta.enableTypeWidening": "false",
+    "delta.deletedFileRetentionDuration": "interval 37 days",
+    "delta.logRetentionDuration": "interval 37 days",
+}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One version of one table, what it was made from (fingerprint) and what it holds (content hash)."""
+
+    name: str
+    version: int
+    fingerprint: str
+    content_hash: str
+    row_count: int
+
+
+@dataclass(frozen=True)
+class Publication:
+    publication_no: int
+    publication_id: str
+    published_at: datetime
+    as_of: date
+    known_until: datetime
+    crm_spark_version: str
+    tables: Mapping[str, Pin]
+
+
+@dataclass(frozen=True)
+class _Head:
+    version: int
+    fingerprint: str | None
+    declaration: str | None
+
+
+class Lake:
+    """The tables under one URI. One process writes at a time; any number read."""
+
+    def __init__(self, spark: SparkSession, uri: str) -> None:
+        self.spark = spark
+        is_local = urlparse(uri).scheme in ("", "file")
+        self.local_root = Path(urlparse(uri).path).absolute() if is_local else None
+        self.uri = str(self.local_root) if self.local_root else uri.rstrip("/")
+
+    def path(self, name: str) -> str:
+        return f"{self.uri}/{name}"
+
+    def read(self, pin: Pin) -> DataFrame:
+        return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
+
+    def write(self, table: Table, rows: DataFrame, fingerprint: str) -> Pin:
+        """Replace the rows of a table and check what was written.
+
+        Raises:
+            ContractError: if the rows break the declaration; the published version stays what it was.
+        """
+        rows = conform(rows, table)
+        head = self._head(table.name)
+        if head is None or head.declaration != table.declaration_hash:
+            self.spark.sql(_create_statement(table, self.path(table.name)))
+        metadata = json.dumps({"fingerprint": fingerprint, "declaration": table.declaration_hash})
+        try:
+            rows.write.format("delta").mode("overwrite").option("userMetadata", metadata).save(
+                self.path(table.name)
+            )
+        except PySparkException as error:
+            _raise_if_broken_constraint(table, error)
+        return self._checked_head(table, fingerprint)
+
+    def find(self, table: Table, fingerprint: str) -> Pin | None:
+        """The newest version of a table, if an interrupted run left it made from just this."""
+        head = self._head(table.name)
+        return self._checked_head(table, fingerprint) if head and head.fingerprint == fingerprint else None
+
+    def publish(self, publication: Publication) -> None:
+        """Make a set of versions visible, by one commit."""
+        row = (
+            publication.publication_no,
+            publication.publication_id,
+            publication.published_at,
+            publication.as_of,
+            publication.known_until,
+            publication.crm_spark_version,
+            [
+                (pin.name, pin.version, pin.fingerprint, pin.content_hash, pin.row_count)
+                for _, pin in sorted(publication.tables.items())
+            ],
+        )
+        if self._head(PUBLICATIONS.name) is None:
+            self.spark.sql(_create_statement(PUBLICATIONS, self.path(PUBLICATIONS.name)))
+        schema = ", ".join(f"{column.name} {column.type}" for column in PUBLICATIONS.columns)
+        rows = conform(self.spark.createDataFrame([row], schema), PUBLICATIONS)
+        rows.coalesce(1).write.format("delta").mode("append").save(self.path(PUBLICATIONS.name))
+
+    def last_publication(self) -> Publication | None:
+        if not self._exists(PUBLICATIONS.name):
+            return None
+        publications = self.spark.read.format("delta").load(self.path(PUBLICATIONS.name))
+        row = publications.orderBy(F.desc("publication_no")).first()
+        if row is None:
+            return None
+        pins = {pin["name"]: Pin(**pin.asDict()) for pin in row["tables"]}
+        utc = {name: row[name].astimezone(UTC) for name in ("published_at", "known_until")}
+        return Publication(**(row.asDict() | utc | {"tables": pins}))
+
+    def published_known_until(self) -> dict[date, datetime]:
+        """For each date that customers were scored for, up to when rows were known in its newest publication."""
+        if not self._exists(PUBLICATIONS.name):
+            return {}
+        publications = self.spark.read.format("delta").load(self.path(PUBLICATIONS.name))
+        newest = publications.groupBy("as_of").agg(F.max_by("known_until", "publication_no").alias("known_until"))
+        return {row["as_of"]: row["known_until"].astimezone(UTC) for row in newest.collect()}
+
+    def require_publication(self) -> Publication:
+        """Raises: LakeError: if nothing has been published here yet."""
+        publication = self.last_publication()
+        if publication is None:
+            raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
+        return publication
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lake for writing; the operating system lets go of it when the process dies.
+
+        Only a lake on a local disk is locked: elsewhere, the one who schedules the job lets one run at a time.
+
+        Raises:
+            LakeError: if another process is writing.
+        """
+        if self.local_root is None:
+            yield
+            return
+        self.local_root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.local_root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LakeError(
+                f"{self.uri}: another process is writing this lake; wait until it ends and run again"
+            ) from None
+        else:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _exists(self, name: str) -> bool:
+        return bool(DeltaTable.isDeltaTable(self.spark, self.path(name)))
+
+    def _head(self, name: str) -> _Head | None:
+        if not self._exists(name):
+            return None
+        commit = DeltaTable.forPath(self.spark, self.path(name)).history(1).first()
+        metadata = json.loads(commit["userMetadata"] or "{}")
+        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"))
+
+    def _checked_head(self, table: Table, fingerprint: str) -> Pin:
+        head = self._head(table.name)
+        assert head is not None  # it was just written or found
+        pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
+        summary: Summary = summarise(self.read(pin), table)
+        if summary.violations:
+            raise ContractError(f"{table.name}: rows break the declared table: {'; '.join(summary.violations)}")
+        return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
+
+
+def published_views(lake: Lake, publication: Publication) -> dict[str, str]:
+    """For each published table, the SQL that makes it a view of its plain name."""
+    return {
+        name: f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS "
+        f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"
+        for name, pin in sorted(publication.tables.items())
+    }
+
+
+def content_fingerprint(*parts: object) -> str:
+    """A hash of values that JSON can hold, dates by their text."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def quoted(identifier: str) -> str:
+    """An identifier as Spark SQL reads it literally."""
+    return "`" + identifier.replace("`", "``") + "`"
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _create_statement(table: Table, path: str) -> str:
+    columns = ", ".join(
+        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {_text(c.comment)}"
+        for c in table.columns
+    )
+    properties = dict(_PROPERTIES)
+    properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
+    # Statistics on what readers prune by; personal values would stay in the log after their rows were erased.
+    properties["delta.dataSkippingStatsColumns"] = ",".join(
+        quoted(c.name)
+        for c in table.columns
+        if not c.personal and (c.name in table.key or c.type in ("date", "timestamp"))
+    )
+    listed = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in sorted(properties.items()))
+    return (
+        f"CREATE OR REPLACE TABLE delta.{quoted(path)} ({columns}) USING delta "
+        f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
+    )
+
+
+def _raise_if_broken_constraint(table: Table, error: PySparkException) -> NoReturn:
+    """Name the broken rule without the values that broke it, which may be personal."""
+    text = str(error)
+    for check in table.checks:
+        if f"CHECK constraint {check.name} " in text:
+            raise ContractError(f"{table.name}: rows break {check.name}: {check.must_hold}") from None
+    if "NOT NULL constraint violated for column: " in text:
+        column = text.split("NOT NULL constraint violated for column: ")[1].split(".")[0]
+        raise ContractError(f"{table.name}: {column} is NULL in some rows, expected a value") from None
+    raise error

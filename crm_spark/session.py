@@ -1,0 +1,62 @@
+"""The only place that builds a SparkSession."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from crm_spark.doctor import prepare_environment
+
+# What results depend on; how fast they come (master, memory, parallelism) is said by spark-submit and conf/.
+CORRECTNESS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.caseSensitive": "false",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "false",
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.pyspark.jvmStacktrace.enabled": "false",
+}
+
+
+def conf_dir() -> Path:
+    """The folder of shipped settings: inside an installed package, beside the package in a source tree."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def build_session(properties_file: Path | None = None) -> SparkSession:
+    """A session with Delta; under spark-submit its settings hold, otherwise `properties_file` starts one here.
+
+    Raises:
+        MachineError: if the machine has no Java that Spark can use.
+    """
+    prepare_environment()
+    under_spark_submit = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not under_spark_submit:
+        properties = properties_file or conf_dir() / "spark-local.conf"
+        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file '{properties}' pyspark-shell"
+    builder = SparkSession.builder.appName("crm_spark")
+    for key, value in CORRECTNESS.items():
+        builder = builder.config(key, value)
+    spark: SparkSession = builder.getOrCreate()
+    # Spark logs the values of rows that fail, which may be personal; the error itself reaches the caller.
+    spark.sparkContext.setLogLevel("FATAL")
+    return spark
+
+
+@contextmanager
+def fixed_plans(spark: SparkSession) -> Iterator[None]:
+    """Within it, Spark neither merges nor splits partitions: a fit sees its rows as they were laid out."""
+    before = spark.conf.get("spark.sql.adaptive.enabled")
+    spark.conf.set("spark.sql.adaptive.enabled", "false")
+    try:
+        yield
+    finally:
+        spark.conf.set("spark.sql.adaptive.enabled", before)

@@ -1,0 +1,138 @@
+"""Tables are declared once, as values; validation, Delta constraints and the documentation follow from them."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from crm_spark.checks import Check, is_broken
+from crm_spark.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a declared table.
+
+    `type` is Spark's simple type string (`bigint`, `decimal(18,4)`, ...). `personal` marks data about a person
+    that erasure and masking must touch. `volatile` marks what differs between equal runs (ingest times, run
+    ids), which content hashes leave out.
+    """
+
+    name: str
+    type: str
+    comment: str
+    nullable: bool = False
+    personal: bool = False
+    volatile: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A declared table. `comment` says what one row is; `key` names the columns that identify it."""
+
+    name: str
+    comment: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def column_names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    @property
+    def declaration_hash(self) -> str:
+        """Changes whenever anything that readers of the table can rely on changes."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def conform(rows: DataFrame, table: Table) -> DataFrame:
+    """The same rows with the declared columns in the declared order.
+
+    Raises:
+        ContractError: if columns are missing, unexpected, or of another type; all differences at once.
+    """
+    differences = schema_differences(dict(rows.dtypes), table)
+    if differences:
+        raise ContractError(f"{table.name}: rows do not match the declared table: {'; '.join(differences)}")
+    return rows.select(*table.column_names)
+
+
+def schema_differences(found: dict[str, str], table: Table) -> list[str]:
+    """What distinguishes columns `found` (name to simple type) from the declaration, one text a column."""
+    declared = {column.name: column.type for column in table.columns}
+    return (
+        [f"column {name} is missing (expected {declared[name]})" for name in declared if name not in found]
+        + [f"column {name} is not declared (found {found[name]})" for name in found if name not in declared]
+        + [
+            f"column {name}: found {found[name]}, expected {declared[name]}"
+            for name in declared
+            if name in found and found[name] != declared[name]
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What one scan tells of a stored table: its size, its content and what in it breaks the declaration."""
+
+    row_count: int
+    content_hash: str
+    violations: tuple[str, ...]
+
+
+def summarise(rows: DataFrame, table: Table) -> Summary:
+    """Count and hash the rows and check them against the declaration.
+
+    The content hash is the row count and the sum of `xxhash64` over the non-volatile columns: it does not
+    depend on the order of rows or on how they are partitioned.
+    """
+    nulls = {f"{c.name} is NULL": F.col(c.name).isNull() for c in table.columns if not c.nullable}
+    broken = {f"{c.name} is broken ({c.must_hold})": is_broken(c) for c in table.checks}
+    faults = nulls | broken
+    hash_ = F.xxhash64(*(F.col(column.name) for column in table.columns if not column.volatile))
+    measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_)), *map(F.count_if, faults.values())]
+    first = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).first()
+    assert first is not None  # an aggregate over all rows is one row
+    row_count, low, middle, high, *fault_counts = (value or 0 for value in first)
+    violations = [f"{count} rows: {fault}" for fault, count in zip(faults, fault_counts, strict=True) if count]
+    if repeated := _count_repeated_keys(rows, table, row_count):
+        violations.append(f"{repeated} keys ({', '.join(table.key)}) stand more than once")
+    hash_sum = low + (middle << 21) + (high << 42)
+    return Summary(row_count, f"{row_count}:{hash_sum}", tuple(violations))
+
+
+def _hash_parts(hash_: SparkColumn) -> list[SparkColumn]:
+    """64 bits as three numbers small enough that their sums stay exact in 64 bits, for trillions of rows."""
+    part = F.lit((1 << 21) - 1).cast("bigint")
+    return [hash_.bitwiseAND(part), F.shiftright(hash_, 21).bitwiseAND(part), F.shiftright(hash_, 42)]
+
+
+def _count_repeated_keys(rows: DataFrame, table: Table, row_count: int) -> int:
+    """How many keys stand more than once; hashes of keys are counted first, being cheaper to compare."""
+    key = [F.col(name) for name in table.key]
+    if rows.select(F.xxhash64(*key).alias("key_hash")).distinct().count() == row_count:
+        return 0
+    return rows.groupBy(*key).count().where("count > 1").count()
+
+
+def data_dictionary(layers: Iterable[tuple[str, Iterable[Table]]]) -> str:
+    """The documentation of all tables in Markdown, from their declarations."""
+    lines = ["# Data dictionary", "", "Made by `crm-spark dictionary` from the declarations in the code.", ""]
+    for layer, tables in layers:
+        lines += [f"## {layer}", ""]
+        for table in tables:
+            lines += [f"### {table.name}", "", f"{table.comment} Key: {', '.join(table.key)}.", ""]
+            lines += ["| column | type | NULL | meaning |", "|---|---|---|---|"]
+            for column in table.columns:
+                marks = (" *Personal.*" if column.personal else "") + (" *Volatile.*" if column.volatile else "")
+                null = "yes" if column.nullable else "no"
+                lines.append(f"| {column.name} | {column.type} | {null} | {column.comment}{marks} |")
+            lines.append("")
+            lines += [f"- `{check.name}`: `{check.must_hold}`" for check in table.checks]
+            lines += [""] if table.checks else []
+    return "\n".join(lines)
