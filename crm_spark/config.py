@@ -3,6 +3,7 @@
 `conf/base.toml` holds every default; a site's own file and then `--set key=value` replace single keys of it.
 """
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
@@ -13,7 +14,6 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from crm_spark.errors import ConfigError
-from crm_spark.session import conf_dir
 
 
 def _known_time_zone(name: str) -> str:
@@ -88,6 +88,13 @@ class Config(_Section):
         return ZoneInfo(self.business_time_zone)
 
 
+def conf_dir() -> Path:
+    """The folder of shipped settings: inside an installed package, beside the package in a source tree."""
+    package = Path(__file__).parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
 def load_config(path: Path, settings: Iterable[str] = (), **options: object) -> Config:
     """The base settings, overlaid by the file, by `key=value` settings and by the options that are not None.
 
@@ -117,8 +124,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: found no such file, expected a configuration in TOML") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {_quote_line(path, error)}expected a configuration in TOML: {error}") from None
+    except (UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: expected a configuration in TOML: {error}") from None
+
+
+def _quote_line(path: Path, error: tomllib.TOMLDecodeError) -> str:
+    """The line that TOML could not read, so that its key is named."""
+    place = re.search(r"at line (\d+)", str(error))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return f"found {lines[int(place[1]) - 1].strip()!r}, " if place and int(place[1]) <= len(lines) else ""
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:
@@ -128,7 +144,7 @@ def _parse_setting(setting: str) -> dict[str, Any]:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is itself, so that --set currency=EUR needs no quotes
+        value = text.strip()  # a bare word is itself, so that --set currency=EUR needs no quotes
     nested: Any = value
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}

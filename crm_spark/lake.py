@@ -10,19 +10,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlparse
 
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.tables import Column, Summary, Table, conform, summarise
+from crm_spark.tables import Column, Summary, Table, conform, declared_rows, summarise
 
 PUBLICATIONS = Table(
     name="publications",
@@ -108,13 +109,13 @@ class Lake:
         rows = conform(rows, table)
         head = self._head(table.name)
         if head is None or head.declaration != table.declaration_hash:
-            self.spark.sql(_create_statement(table, self.path(table.name)))
+            # CREATE OR REPLACE by path refuses other columns than the table has; REPLACE takes them.
+            verb = "CREATE" if head is None else "REPLACE"
+            self.spark.sql(_create_statement(verb, table, self.path(table.name)))
         metadata = json.dumps({"fingerprint": fingerprint, "declaration": table.declaration_hash})
         try:
-            rows.write.format("delta").mode("overwrite").option("userMetadata", metadata).save(
-                self.path(table.name)
-            )
-        except PySparkException as error:
+            rows.write.format("delta").mode("overwrite").option("userMetadata", metadata).save(self.path(table.name))
+        except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
             _raise_if_broken_constraint(table, error)
         return self._checked_head(table, fingerprint)
 
@@ -132,16 +133,13 @@ class Lake:
             publication.as_of,
             publication.known_until,
             publication.crm_spark_version,
-            [
-                (pin.name, pin.version, pin.fingerprint, pin.content_hash, pin.row_count)
-                for _, pin in sorted(publication.tables.items())
-            ],
+            [asdict(pin) for _, pin in sorted(publication.tables.items())],
         )
         if self._head(PUBLICATIONS.name) is None:
-            self.spark.sql(_create_statement(PUBLICATIONS, self.path(PUBLICATIONS.name)))
-        schema = ", ".join(f"{column.name} {column.type}" for column in PUBLICATIONS.columns)
-        rows = conform(self.spark.createDataFrame([row], schema), PUBLICATIONS)
-        rows.coalesce(1).write.format("delta").mode("append").save(self.path(PUBLICATIONS.name))
+            self.spark.sql(_create_statement("CREATE", PUBLICATIONS, self.path(PUBLICATIONS.name)))
+        declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
+            self.path(PUBLICATIONS.name)
+        )
 
     def last_publication(self) -> Publication | None:
         if not self._exists(PUBLICATIONS.name):
@@ -200,13 +198,14 @@ class Lake:
     def _head(self, name: str) -> _Head | None:
         if not self._exists(name):
             return None
-        commit = DeltaTable.forPath(self.spark, self.path(name)).history(1).first()
+        commit = DeltaTable.forPath(self.spark, self.path(name)).history(1).collect()[0]
         metadata = json.loads(commit["userMetadata"] or "{}")
         return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"))
 
     def _checked_head(self, table: Table, fingerprint: str) -> Pin:
         head = self._head(table.name)
-        assert head is not None  # it was just written or found
+        if head is None or head.fingerprint != fingerprint:
+            raise LakeError(f"{table.name}: found another version than was just written; only one may write")
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
         summary: Summary = summarise(self.read(pin), table)
         if summary.violations:
@@ -216,11 +215,11 @@ class Lake:
 
 def published_views(lake: Lake, publication: Publication) -> dict[str, str]:
     """For each published table, the SQL that makes it a view of its plain name."""
-    return {
-        name: f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS "
-        f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"
-        for name, pin in sorted(publication.tables.items())
-    }
+    views = {}
+    for name, pin in sorted(publication.tables.items()):
+        rows = f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"  # noqa: S608 (quoted)
+        views[name] = f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS {rows}"
+    return views
 
 
 def content_fingerprint(*parts: object) -> str:
@@ -237,7 +236,7 @@ def _text(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _create_statement(table: Table, path: str) -> str:
+def _create_statement(verb: str, table: Table, path: str) -> str:
     columns = ", ".join(
         f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {_text(c.comment)}"
         for c in table.columns
@@ -252,12 +251,12 @@ def _create_statement(table: Table, path: str) -> str:
     )
     listed = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in sorted(properties.items()))
     return (
-        f"CREATE OR REPLACE TABLE delta.{quoted(path)} ({columns}) USING delta "
+        f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
         f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
     )
 
 
-def _raise_if_broken_constraint(table: Table, error: PySparkException) -> NoReturn:
+def _raise_if_broken_constraint(table: Table, error: PySparkException | Py4JJavaError) -> NoReturn:
     """Name the broken rule without the values that broke it, which may be personal."""
     text = str(error)
     for check in table.checks:
@@ -266,4 +265,10 @@ def _raise_if_broken_constraint(table: Table, error: PySparkException) -> NoRetu
     if "NOT NULL constraint violated for column: " in text:
         column = text.split("NOT NULL constraint violated for column: ")[1].split(".")[0]
         raise ContractError(f"{table.name}: {column} is NULL in some rows, expected a value") from None
+    for condition in ("CAST_INVALID_INPUT", "CAST_OVERFLOW", "ARITHMETIC_OVERFLOW"):
+        if f"[{condition}]" in text:
+            raise ContractError(
+                f"{table.name}: {condition} in some rows; where a mapping compares or computes with text, "
+                "write cast(column as type), which gives NULL for what cannot be read"
+            ) from None
     raise error

@@ -1,11 +1,11 @@
 """The main job: every stage from sources to marts, and the publication as its last step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, partial
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, build_cleaning_account, clean_entity, count_landed
@@ -27,13 +27,50 @@ from crm_spark.facts.tables import TABLES as FACTS_TABLES
 from crm_spark.features.customers import Cutoff, build_feature_customers
 from crm_spark.features.tables import TABLES as FEATURES_TABLES
 from crm_spark.features.tables import feature_customers
-from crm_spark.lake import Lake, Publication
-from crm_spark.models.labels import task_cutoffs
+from crm_spark.lake import PUBLICATIONS, Lake, Publication
+from crm_spark.marts.customers import (
+    build_customer_360,
+    build_demographics,
+    build_rfm_cells,
+    build_segment_profiles,
+)
+from crm_spark.marts.models import build_model_deciles, build_model_quality, build_model_rules
+from crm_spark.marts.operations import build_data_quality, build_department_weeks
+from crm_spark.marts.tables import (
+    MART_CUSTOMER_360,
+    MART_DATA_QUALITY,
+    MART_DEMOGRAPHICS,
+    MART_DEPARTMENT_WEEKS,
+    MART_MODEL_DECILES,
+    MART_MODEL_QUALITY,
+    MART_MODEL_RULES,
+    MART_RFM_CELLS,
+    MART_SEGMENT_PROFILES,
+)
+from crm_spark.marts.tables import TABLES as MARTS_TABLES
+from crm_spark.models.fit import FittedTask, build_coefficients, build_registry, build_rules, fit_tasks
+from crm_spark.models.labels import build_labels, task_cutoffs
+from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
+from crm_spark.models.score import build_scores
+from crm_spark.models.segments import assign_segments, build_candidates, fit_segments
+from crm_spark.models.tables import (
+    MODEL_COEFFICIENTS,
+    MODEL_LABELS,
+    MODEL_REGISTRY,
+    MODEL_RFM_CUT_POINTS,
+    MODEL_RULES,
+    MODEL_SCORES,
+    SCORE_RFM,
+    SEGMENT_CANDIDATES,
+    SEGMENT_CUSTOMERS,
+)
+from crm_spark.models.tables import TABLES as MODELS_TABLES
 from crm_spark.progress import RunProgress
 from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, build_ingest_ledger, land_sources, read_landed_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.sources.tables import TABLES as SOURCES_TABLES
+from crm_spark.tables import Table
 
 
 @dataclass(frozen=True)
@@ -71,7 +108,7 @@ def refresh(
             if index > last:
                 progress.say(f"stopped after {last_stage}; nothing published (run without --to to publish)")
                 return Refreshed(None, is_new=False)
-            with progress.stage(name, stage.table_count) as run.progress:
+            with progress.stage(name, len(stage.tables)) as run.progress:
                 run.may_build = index >= first
                 stage.refresh(run)
         publication = run.publication()
@@ -153,25 +190,23 @@ def _refresh_facts(run: Run) -> None:
     run.side_by_side(
         lambda: run.update(
             FACT_ORDER_LINES,
-            lambda orders, products: build_order_lines(orders, products, zone),
+            partial(build_order_lines, time_zone=zone),
             [CLEAN["orders"], CLEAN["products"]],
             zone,
         ),
         lambda: run.update(
             FACT_CONTACTS,
-            lambda contacts, campaigns: build_contacts(contacts, campaigns, zone),
+            partial(build_contacts, time_zone=zone),
             [CLEAN["contacts"], CLEAN["campaigns"]],
             zone,
         ),
-        lambda: run.update(
-            FACT_RESPONSES, lambda responses: build_responses(responses, zone), [CLEAN["responses"]], zone
-        ),
+        lambda: run.update(FACT_RESPONSES, partial(build_responses, time_zone=zone), [CLEAN["responses"]], zone),
     )
     events = [FACT_ORDER_LINES, FACT_CONTACTS, FACT_RESPONSES]
     run.side_by_side(
         lambda: run.update(
             DIM_CUSTOMERS,
-            lambda customers, *facts: build_customers(customers, *facts, zone),
+            partial(build_customers, time_zone=zone),
             [CLEAN["customers"], *events],
             zone,
         ),
@@ -191,7 +226,7 @@ def _refresh_features(run: Run) -> None:
     table = feature_customers(windows)
     run.update(
         table,
-        lambda *facts: build_feature_customers(*facts, cutoffs=cutoffs, windows_days=windows),
+        partial(build_feature_customers, cutoffs=cutoffs, windows_days=windows),
         [DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS],
         [windows, [(cut.as_of, cut.known_until) for cut in cutoffs]],
     )
@@ -202,18 +237,114 @@ def _refresh_features(run: Run) -> None:
         )
 
 
+def _refresh_models(run: Run) -> None:
+    config, lake = run.config, run.lake
+    features, windows = feature_customers(config.features.windows_days), config.features.windows_days
+    tasks = {name: task.model_dump() for name, task in config.tasks.items()}
+    at_as_of = F.col("as_of") == F.lit(run.as_of)
+    given = [tasks, run.as_of]
+
+    def current(rows: DataFrame) -> DataFrame:
+        return rows.where(at_as_of)
+
+    def buyers(rows: DataFrame) -> DataFrame:
+        return current(rows).where("order_count > 0")
+
+    run.update(
+        MODEL_LABELS,
+        partial(build_labels, tasks=config.tasks, as_of=run.as_of, known_until=run.known_until),
+        [features, FACT_CUSTOMER_DAYS, FACT_CONTACTS, FACT_RESPONSES],
+        [*given, run.known_until],
+    )
+    learned_from = [features, MODEL_LABELS]
+    models_path = f"models/{run.fingerprint(MODEL_REGISTRY, learned_from, given)[:16]}"
+
+    @cache
+    def fitted() -> list[FittedTask]:
+        rows, labels = run.read(features), run.read(MODEL_LABELS)
+        return fit_tasks(config.tasks, rows, labels, run.as_of, windows, lake.uri, models_path)
+
+    for table, build in (
+        (MODEL_REGISTRY, build_registry),
+        (MODEL_RULES, build_rules),
+        (MODEL_COEFFICIENTS, build_coefficients),
+    ):
+        run.update(table, lambda rows, _, build=build: build(fitted(), rows), learned_from, given)
+    run.update(
+        MODEL_SCORES,
+        partial(build_scores, tasks=config.tasks, as_of=run.as_of, models_uri=lake.uri),
+        [features, MODEL_LABELS, MODEL_REGISTRY, MODEL_RULES, MODEL_COEFFICIENTS],
+        given,
+    )
+    run.update(MODEL_RFM_CUT_POINTS, lambda rows: fit_rfm_cut_points(buyers(rows)), [features], given)
+    run.update(SCORE_RFM, lambda rows, cuts: score_rfm(buyers(rows), cuts), [features, MODEL_RFM_CUT_POINTS], given)
+    settings = config.segments
+    grouped_by = [features, SCORE_RFM]
+    given_segments = [settings.model_dump(), run.as_of]
+    segments_path = f"models/{run.fingerprint(SEGMENT_CANDIDATES, grouped_by, given_segments)[:16]}"
+    run.update(
+        SEGMENT_CANDIDATES,
+        lambda rows, rfm: build_candidates(fit_segments(buyers(rows), rfm, settings, lake.uri, segments_path), rows),
+        grouped_by,
+        given_segments,
+    )
+    run.update(
+        SEGMENT_CUSTOMERS,
+        lambda rows, candidates: assign_segments(current(rows), candidates, lake.uri),
+        [features, SEGMENT_CANDIDATES],
+        [run.as_of],
+    )
+
+
+def _refresh_marts(run: Run) -> None:
+    features = feature_customers(run.config.features.windows_days)
+    at_as_of = F.col("as_of") == F.lit(run.as_of)
+    run.side_by_side(
+        lambda: run.update(
+            MART_CUSTOMER_360,
+            lambda rows, segments, rfm, scores, registry: build_customer_360(
+                rows.where(at_as_of), segments, rfm, scores, registry.where("is_champion").select("task", "model")
+            ),
+            [features, SEGMENT_CUSTOMERS, SCORE_RFM, MODEL_SCORES, MODEL_REGISTRY],
+            run.as_of,
+        ),
+        lambda: run.update(MART_MODEL_QUALITY, build_model_quality, [MODEL_SCORES, MODEL_REGISTRY]),
+        lambda: run.update(MART_MODEL_DECILES, build_model_deciles, [MODEL_SCORES]),
+        lambda: run.update(MART_MODEL_RULES, build_model_rules, [MODEL_RULES]),
+        lambda: run.update(
+            MART_DEPARTMENT_WEEKS, partial(build_department_weeks, as_of=run.as_of), [FACT_ORDER_LINES], run.as_of
+        ),
+        lambda: run.update(MART_DATA_QUALITY, build_data_quality, [CLEANING_ACCOUNT, *REJECTED.values()]),
+    )
+    run.side_by_side(
+        lambda: run.update(
+            MART_SEGMENT_PROFILES,
+            lambda customers, rows: build_segment_profiles(customers, rows.where(at_as_of)),
+            [MART_CUSTOMER_360, features],
+            run.as_of,
+        ),
+        lambda: run.update(MART_RFM_CELLS, build_rfm_cells, [MART_CUSTOMER_360]),
+        lambda: run.update(MART_DEMOGRAPHICS, build_demographics, [MART_CUSTOMER_360]),
+    )
+
+
 @dataclass(frozen=True)
 class _Stage:
     refresh: Callable[[Run], None]
-    table_count: int
+    tables: Sequence[Table]
 
 
 STAGES: Mapping[str, _Stage] = {
-    "sources": _Stage(_refresh_sources, len(SOURCES_TABLES)),
-    "cleaning": _Stage(_refresh_cleaning, len(CLEANING_TABLES)),
-    "facts": _Stage(_refresh_facts, len(FACTS_TABLES)),
-    "features": _Stage(_refresh_features, len(FEATURES_TABLES)),
+    "sources": _Stage(_refresh_sources, SOURCES_TABLES),
+    "cleaning": _Stage(_refresh_cleaning, CLEANING_TABLES),
+    "facts": _Stage(_refresh_facts, FACTS_TABLES),
+    "features": _Stage(_refresh_features, FEATURES_TABLES),
+    "models": _Stage(_refresh_models, MODELS_TABLES),
+    "marts": _Stage(_refresh_marts, MARTS_TABLES),
 }
+
+# What the data dictionary lists: the layers' tables and the one that makes them visible.
+LAYERS = [*((name, stage.tables) for name, stage in STAGES.items()), ("publications", (PUBLICATIONS,))]
 
 
 def _stage_index(names: list[str], stage: str) -> int:

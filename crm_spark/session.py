@@ -1,5 +1,6 @@
 """The only place that builds a SparkSession."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from crm_spark.config import conf_dir
 from crm_spark.doctor import prepare_environment
 
 # What results depend on; how fast they come (master, memory, parallelism) is said by spark-submit and conf/.
@@ -21,14 +23,9 @@ CORRECTNESS = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.pyspark.jvmStacktrace.enabled": "false",
+    # A version without rows is a version: it carries what it was made from.
+    "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
-
-
-def conf_dir() -> Path:
-    """The folder of shipped settings: inside an installed package, beside the package in a source tree."""
-    package = Path(__file__).parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
 
 
 def build_session(properties_file: Path | None = None) -> SparkSession:
@@ -48,13 +45,15 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
     spark: SparkSession = builder.getOrCreate()
     # Spark logs the values of rows that fail, which may be personal; the error itself reaches the caller.
     spark.sparkContext.setLogLevel("FATAL")
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return spark
 
 
 @contextmanager
 def fixed_plans(spark: SparkSession) -> Iterator[None]:
     """Within it, Spark neither merges nor splits partitions: a fit sees its rows as they were laid out."""
-    before = spark.conf.get("spark.sql.adaptive.enabled")
+    before = spark.conf.get("spark.sql.adaptive.enabled") or "true"
     spark.conf.set("spark.sql.adaptive.enabled", "false")
     try:
         yield

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from crm_spark.checks import Check, is_broken
 from crm_spark.errors import ContractError
@@ -48,6 +50,19 @@ class Table:
     def declaration_hash(self) -> str:
         """Changes whenever anything that readers of the table can rely on changes."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def declared_rows(spark: SparkSession, table: Table, rows: Iterable[Sequence[object]]) -> DataFrame:
+    """A few rows from the driver as a declared table, values in the order of its columns."""
+    return local_rows(spark, ", ".join(f"{column.name} {column.type}" for column in table.columns), rows)
+
+
+def local_rows(spark: SparkSession, schema: str, rows: Iterable[Sequence[object]]) -> DataFrame:
+    """A few rows from the driver; by way of Arrow, which needs no Python worker."""
+    declared = spark.createDataFrame([], schema).schema
+    arrow_schema = to_arrow_schema(declared, timezone="UTC")
+    values = [dict(zip(declared.names, row, strict=True)) for row in rows]
+    return spark.createDataFrame(pa.Table.from_pylist(values, schema=arrow_schema), schema=declared)
 
 
 def conform(rows: DataFrame, table: Table) -> DataFrame:
@@ -96,9 +111,8 @@ def summarise(rows: DataFrame, table: Table) -> Summary:
     faults = nulls | broken
     hash_ = F.xxhash64(*(F.col(column.name) for column in table.columns if not column.volatile))
     measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_)), *map(F.count_if, faults.values())]
-    first = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).first()
-    assert first is not None  # an aggregate over all rows is one row
-    row_count, low, middle, high, *fault_counts = (value or 0 for value in first)
+    (measured,) = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).collect()
+    row_count, low, middle, high, *fault_counts = (value or 0 for value in measured)
     violations = [f"{count} rows: {fault}" for fault, count in zip(faults, fault_counts, strict=True) if count]
     if repeated := _count_repeated_keys(rows, table, row_count):
         violations.append(f"{repeated} keys ({', '.join(table.key)}) stand more than once")

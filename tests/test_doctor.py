@@ -17,9 +17,7 @@ JAR = next(iter(doctor.JARS))
 
 def a_java(home: Path, version: str) -> Path:
     """A Java of which only the answer to -version is real."""
-    return a_program(
-        home / "bin" / "java", f"""echo 'openjdk version "{version}" 2025-01-01' >&2"""
-    ).parent.parent
+    return a_program(home / "bin" / "java", f"""echo 'openjdk version "{version}" 2025-01-01' >&2""").parent.parent
 
 
 def a_program(path: Path, body: str) -> Path:
@@ -74,9 +72,7 @@ def test_a_new_java_is_taken(bare_machine, monkeypatch, version):
 
 
 def test_a_java_that_does_not_start_as_spark_starts_it_is_refused(bare_machine, monkeypatch):
-    trimmed = a_program(
-        bare_machine / "trimmed/bin/java", f'case "$*" in *{doctor.VECTOR_MODULE}*) exit 1; esac'
-    )
+    trimmed = a_program(bare_machine / "trimmed/bin/java", f'case "$*" in *{doctor.VECTOR_MODULE}*) exit 1; esac')
     monkeypatch.setenv("JAVA_HOME", str(trimmed.parent.parent))
     assert doctor.find_java_home() is None
 
@@ -125,9 +121,7 @@ def test_under_spark_submit_the_environment_is_left_alone(bare_machine, monkeypa
 
 
 def test_without_java_the_error_says_what_to_do(bare_machine):
-    with pytest.raises(
-        MachineError, match=r"no Java; expected Java 17 or newer: crm-spark doctor --fix"
-    ) as error:
+    with pytest.raises(MachineError, match=r"no Java; expected Java 17 or newer: crm-spark doctor --fix") as error:
         doctor.prepare_environment()
     assert "\n" not in str(error.value)
 

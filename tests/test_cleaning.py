@@ -1,0 +1,278 @@
+"""Cleaning: every row of every file is accepted, rejected with all its reasons and its text, or a duplicate."""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from builders import CURRENCY, ORDER_COLUMNS, RUN_AT, a_source, landed
+from pyspark.sql import DataFrame, SparkSession
+
+from crm_spark.cleaning.clean import Cleaned, build_cleaning_account, clean_entity, count_landed
+from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
+from crm_spark.config import Source
+from crm_spark.errors import ConfigError, ContractError, CrmSparkError, SourceError
+from crm_spark.lake import Lake
+from crm_spark.tables import summarise
+
+HEADER = "order_id,line_no,customer_id,ordered_at,amount\n"
+
+
+def a_line(order_id: str = "o1", amount: str = "9.90", customer_id: str = "c1") -> str:
+    return f"{order_id},1,{customer_id},2026-10-01 12:00:00,{amount}\n"
+
+
+class Shop:
+    """A source of order lines in a lake of its own."""
+
+    def __init__(self, spark: SparkSession, folder: Path) -> None:
+        self.spark, self.folder, self.uri = spark, folder, str(folder / "lake")
+        self.sources: dict[str, Source] = {}
+
+    def add(self, files: Mapping[str, str | bytes], name: str = "shop", **settings: object) -> "Shop":
+        place = self.folder / name
+        place.mkdir()
+        for file_name, content in files.items():
+            (place / file_name).write_bytes(content.encode() if isinstance(content, str) else content)
+        self.sources[name] = a_source(place, **settings)
+        return self
+
+    def clean(self, entity: str = "orders") -> Cleaned:
+        self.landed = landed(self.uri, self.sources)
+        return clean_entity(self.spark, entity, self.sources, self.landed, self.uri, CURRENCY)
+
+    def count(self) -> DataFrame:
+        return count_landed(self.spark, self.sources, self.landed, self.uri)
+
+
+@pytest.fixture
+def shop(spark: SparkSession, tmp_path: Path) -> Shop:
+    return Shop(spark, tmp_path)
+
+
+def rejected(cleaned: Cleaned) -> dict[str, list[str]]:
+    return {row["row_text"]: row["reasons"] for row in cleaned.rejected.collect()}
+
+
+def accepted(cleaned: Cleaned, *columns: str) -> list[tuple[object, ...]]:
+    return sorted(tuple(row) for row in cleaned.accepted.select(*(columns or ("order_id",))).collect())
+
+
+MISSING = "missing"
+BAD_LINES = {
+    # The text of a row, and the reasons for which it must be rejected; these are not in the file twice.
+    "few,1,c1": ["amount_missing", "ordered_at_missing", "row_not_readable"],
+    "many,1,c1,2026-10-01 12:00:00,9.90,surplus": ["row_not_readable"],
+}
+BAD_VALUES = {
+    "nan": ("nan,1,c1,2026-10-01 12:00:00,NaN", ["amount_not_decimal"]),
+    "inf": ("inf,1,c1,2026-10-01 12:00:00,-Infinity", ["amount_not_decimal"]),
+    "huge": ("huge,1,c1,2026-10-01 12:00:00,1e309", ["amount_not_decimal"]),
+    "wide": ("wide,1,c1,2026-10-01 12:00:00,123456789012345.0", ["amount_not_decimal"]),
+    "comma": ('comma,1,c1,2026-10-01 12:00:00,"9,90"', ["amount_not_decimal"]),
+    "no_amount": ("no_amount,1,c1,2026-10-01 12:00:00,", ["amount_missing"]),
+    "no_customer": ('no_customer,1,"",2026-10-01 12:00:00,9.90', ["customer_id_missing"]),
+    "no_day": ("no_day,1,c1,2026-02-30 12:00:00,9.90", ["ordered_at_not_timestamp"]),
+    "old": ("old,1,c1,0026-10-01 12:00:00,9.90", ["ordered_at_plausible"]),
+    "far": ("far,1,c1,2100-01-01 00:00:00,9.90", ["ordered_at_plausible"]),
+    "all": ("all,one,,yesterday,much", [
+        "amount_not_decimal", "customer_id_missing", "line_no_not_bigint", "ordered_at_not_timestamp",
+    ]),
+}  # fmt: skip
+
+
+def test_bad_lines_of_a_csv_file_are_rejected_with_every_reason_and_no_good_line_is_lost(shop: Shop) -> None:
+    lines = [*BAD_LINES, *(line for line, _ in BAD_VALUES.values())]
+    # Good lines stand before, between and after the bad ones; a quote spans lines, and a blank line is none.
+    text = "\ufeff" + HEADER + a_line("first")
+    text += "".join(f"{line}\n{a_line(f'after_{number}')}" for number, line in enumerate(lines))
+    text += '\nquoted,1,"Ann\nof ""Oz"", Ltd",2026-10-01 12:00:00,0.00005\nnegative,1,c1,2026-10-01,-1e2'
+    cleaned = shop.add({"a.csv": text}).clean()
+
+    good = accepted(cleaned, "order_id", "customer_id", "amount")
+    assert {order_id for order_id, _, _ in good} == {
+        "first", "quoted", "negative", *(f"after_{number}" for number in range(len(lines))),
+    }  # fmt: skip
+    assert ("quoted", 'Ann\nof "Oz", Ltd', Decimal("0.0001")) in good
+    assert ("negative", "c1", Decimal(-100)) in good
+    found = rejected(cleaned)
+    assert {text: reasons for text, reasons in found.items() if text in BAD_LINES} == BAD_LINES
+    by_id = {text.split('"')[3]: reasons for text, reasons in found.items() if text not in BAD_LINES}
+    assert by_id == {name: sorted(reasons) for name, (_, reasons) in BAD_VALUES.items()}
+    assert cleaned.duplicates.count() == 0
+    assert [row["read_count"] for row in shop.count().collect()] == [len(good) + len(found)]
+
+
+def test_a_quote_that_never_closes_takes_the_rest_of_its_file_into_quarantine_with_its_text(shop: Shop) -> None:
+    swallowed = f'o2,1,"c1,2026-10-01 12:00:00,9.90\n{a_line("o3").strip()}'
+    cleaned = shop.add({"a.csv": f"{HEADER}{a_line()}{swallowed}\n", "b.csv": HEADER + a_line("other")}).clean()
+    assert accepted(cleaned) == [("o1",), ("other",)]
+    assert list(rejected(cleaned)) == [swallowed]
+
+
+def test_equal_rows_are_kept_once_and_one_key_with_other_content_rejects_all(shop: Shop) -> None:
+    bad = a_line("bad", customer_id="")
+    first = (
+        a_line("twice") + a_line("twice")
+        + a_line("conflict") + a_line("conflict", amount="9.91") + a_line("conflict")
+        + a_line("beside_bad") + a_line("beside_bad", customer_id="")
+        + bad + bad
+    )  # fmt: skip
+    cleaned = shop.add({"a.csv": HEADER + first, "b.csv": HEADER + a_line("twice") + a_line("both")}).clean()
+    assert accepted(cleaned) == [("beside_bad",), ("both",), ("twice",)]
+    rows = cleaned.rejected.collect()
+    conflicts = [row for row in rows if row["reasons"] == ["key_with_other_content"]]
+    # Equal rows of a file are one row of the quarantine, counted.
+    assert sorted(row["row_count"] for row in conflicts) == [1, 2]
+    assert all('"order_id":"conflict"' in row["row_text"] for row in conflicts)
+    assert Counter(row["row_count"] for row in rows if row["reasons"] == ["customer_id_missing"]) == {1: 1, 2: 1}
+    # Two of the three lines are left out, and the one kept is of the first batch.
+    first_batch = min(file.batch_id for file in shop.landed)
+    kept = cleaned.accepted.where("order_id = 'twice'").collect()
+    assert [row["batch_id"] for row in kept] == [first_batch]
+    assert cleaned.duplicates.count() == 2
+
+
+def test_every_row_is_accounted_for_and_delta_holds_the_equation(shop: Shop, lake: Lake) -> None:
+    text = HEADER + a_line("a") + a_line("a") + a_line("b") + a_line("b", "1") + "torn,1\n" + "\n"
+    shop.add({"a.csv": text, "empty.csv": HEADER}).add(
+        {"c.csv": "customer_id\nc1\nc1\n"}, "members", entity="customers", columns={"customer_id": "customer_id"}
+    )
+    orders, customers = shop.clean("orders"), shop.clean("customers")
+
+    def account(read_counts: DataFrame) -> DataFrame:
+        return build_cleaning_account(
+            shop.spark,
+            shop.landed,
+            read_counts,
+            [orders.accepted, customers.accepted],
+            [orders.rejected, customers.rejected],
+            [orders.duplicates, customers.duplicates],
+        )
+
+    pin = lake.write(CLEANING_ACCOUNT, account(shop.count()), "f1")
+    counts = {row["file_name"]: tuple(row)[4:] for row in lake.read(pin).collect()}
+    assert counts == {"a.csv": (5, 1, 3, 1), "c.csv": (2, 1, 0, 1), "empty.csv": (0, 0, 0, 0)}
+    # A row that nobody read, or that got lost, breaks the constraint.
+    lossy = shop.count().selectExpr("source", "batch_id", "read_count + 1 AS read_count")
+    with pytest.raises(ContractError, match="cleaning_account: rows break every_row_accounted"):
+        lake.write(CLEANING_ACCOUNT, account(lossy), "f2")
+
+
+def test_a_broken_line_of_json_is_rejected_with_its_text(shop: Shop) -> None:
+    def a_row(order_id: str, amount: str) -> str:
+        return f'{{"order_id":"{order_id}","line_no":1,"customer_id":7,"ordered_at":"2026-10-01","amount":{amount}}}\n'
+
+    broken = '{"order_id":"torn", '
+    text = a_row("o1", "9.90") + broken + "\n\n" + a_row("o2", "NaN") + a_row("o3", '"8"') + '{"order_id":"o4"}\n'
+    cleaned = shop.add({"a.json": text}, format="json").clean()
+    # Numbers stay the digits that came.
+    assert accepted(cleaned, "order_id", "customer_id", "amount") == [
+        ("o1", "7", Decimal("9.9")),
+        ("o3", "7", Decimal(8)),
+    ]
+    found = rejected(cleaned)
+    assert "row_not_readable" in found.pop(broken)
+    assert found.pop('{"order_id":"o4"}') == [
+        "amount_missing", "customer_id_missing", "line_no_missing", "ordered_at_missing",
+    ]  # fmt: skip
+    assert list(found.values()) == [["amount_not_decimal"]]
+    assert [row["read_count"] for row in shop.count().collect()] == [5]
+
+
+def test_parquet_keeps_its_types_and_what_does_not_fit_is_rejected(shop: Shop) -> None:
+    written = shop.folder / "written"
+    shop.spark.createDataFrame(
+        [("o1", 1, 9.9), ("o2", 1, float("nan")), ("o3", 1, float("inf")), ("o4", None, 1.0), ("o5", 1, 1e15)],
+        "order_id string, line_no int, amount double",
+    ).coalesce(1).write.parquet(str(written))
+    (file,) = written.glob("*.parquet")
+    columns = ORDER_COLUMNS | {
+        "customer_id": "'c1'",
+        "ordered_at": "timestamp '2026-10-01 12:00:00'",
+        "known_at": "timestamp '2026-10-02 00:00:00'",
+    }
+    cleaned = shop.add({"a.parquet": file.read_bytes()}, format="parquet", columns=columns).clean()
+    assert accepted(cleaned, "order_id", "amount") == [("o1", Decimal("9.9"))]
+    assert sorted(rejected(cleaned).values()) == [
+        ["amount_not_decimal"], ["amount_not_decimal"], ["amount_not_decimal"], ["line_no_missing"],
+    ]  # fmt: skip
+
+
+def test_an_amount_in_another_currency_is_rejected_and_one_without_is_in_the_lakes(shop: Shop) -> None:
+    header = HEADER.strip() + ",currency\n"
+    text = "".join(a_line(name).strip() + f",{name}\n" for name in ("USD", "EUR", "usd"))
+    shop.add({"a.csv": header + text}, columns=ORDER_COLUMNS | {"currency": "currency"})
+    cleaned = shop.add({"b.csv": HEADER + a_line("silent")}, "till").clean()
+    assert accepted(cleaned, "order_id", "currency", "source") == [("USD", "USD", "shop"), ("silent", "USD", "till")]
+    assert list(rejected(cleaned).values()) == [["currency_not_reporting"]] * 2
+
+
+def test_a_row_is_known_since_it_was_taken_in_unless_its_source_says_otherwise(shop: Shop) -> None:
+    shop.add({"a.csv": HEADER + a_line("taken_in")})
+    shop.add({"b.csv": HEADER + a_line("told")}, "told", columns=ORDER_COLUMNS | {"known_at": "ordered_at"})
+    shop.add(
+        {"c.csv": HEADER + a_line("null")}, "null", columns=ORDER_COLUMNS | {"known_at": "cast(null as timestamp)"}
+    )
+    rows = shop.clean().accepted.selectExpr("order_id", "cast(known_at AS string)").collect()
+    assert {tuple(row) for row in rows} == {
+        ("taken_in", RUN_AT.replace(tzinfo=None).isoformat(" ")),
+        ("told", datetime(2026, 10, 1, 12).isoformat(" ")),  # noqa: DTZ001
+        ("null", None),
+    }
+
+
+def test_an_entity_without_a_source_is_empty(shop: Shop) -> None:
+    cleaned = shop.add({"a.csv": HEADER + a_line()}).clean("products")
+    for rows, table in ((cleaned.accepted, CLEAN["products"]), (cleaned.rejected, REJECTED["products"])):
+        summary = summarise(rows, table)
+        assert (summary.row_count, summary.violations) == (0, ())
+
+
+def test_odd_headers_are_read_as_they_stand(shop: Shop) -> None:
+    header = HEADER.strip() + ",a.b,,Note,note,_corrupt_record,x`y\n"
+    good, bad = (a_line(name, amount).strip() + ",1,2,3,4,5,6\n" for name, amount in (("o1", "1"), ("o2", "x")))
+    cleaned = shop.add({"a.csv": header + good + bad}, columns=ORDER_COLUMNS | {"store_id": "`a.b`"}).clean()
+    assert accepted(cleaned, "order_id", "store_id") == [("o1", "1")]
+    assert list(rejected(cleaned).values()) == [["amount_not_decimal"]]
+
+
+@pytest.mark.parametrize(
+    ("files", "settings", "error", "message"),
+    [
+        (
+            {"a.csv": HEADER, "b.csv": "line_no,order_id,customer_id,ordered_at,amount\n"},
+            {},
+            SourceError,
+            "file [ab].csv: found the header .*; expected that of [ab].csv: ",
+        ),
+        ({"a.csv": HEADER, "b.csv": "order_id,line_no\n"}, {}, SourceError, "found the header"),
+        (
+            {"a.json": '{"order_id":1,"line_no":1}\n{"Order_Id":2,"line_no":1}\n'},
+            {"format": "json"},
+            SourceError,
+            "sources.shop: found fields whose names differ only by case",
+        ),
+        ({"a.csv": ""}, {}, ConfigError, "sources.shop.columns.order_id: found column 'order_id'"),
+        (
+            {"a.csv": HEADER},
+            {"columns": {"colour": "'red'"}},
+            ConfigError,
+            "sources.shop.columns",
+        ),
+        (
+            {"a.csv": HEADER},
+            {"columns": ORDER_COLUMNS | {"order_id": "reflect('java.lang.System', 'exit', '1')"}},
+            ConfigError,
+            "sources.shop.columns.order_id: found 'reflect'",
+        ),
+    ],
+)
+def test_a_file_or_mapping_that_cannot_be_read_is_an_error_in_one_line(
+    shop: Shop, files: dict[str, str], settings: dict[str, object], error: type[CrmSparkError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        shop.add(files, **settings).clean()
+    assert "\n" not in str(caught.value)

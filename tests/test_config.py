@@ -1,0 +1,176 @@
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from crm_spark.config import Config, conf_dir, load_config, parse_date
+from crm_spark.errors import ConfigError
+
+SITE = """\
+[sources.orders]
+entity = "orders"
+format = "csv"
+path = "orders.csv"
+columns = { order_id = "id" }
+"""
+
+
+def load(folder: Path, text: str = "", *settings: str, **options: object) -> Config:
+    path = folder / "site.toml"
+    # Keys of the top level stand before the first table.
+    path.write_text(f"{text}\n{SITE}")
+    return load_config(path, settings, **options)
+
+
+def the_error(folder: Path, text: str = "", *settings: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, *settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_site_replaces_single_keys_of_the_base_settings(tmp_path: Path) -> None:
+    config = load(tmp_path, 'currency = "EUR"\nsegments.starts = 2')
+    assert config.currency == "EUR"
+    assert config.segments.starts == 2
+    base = load(tmp_path)
+    assert config.segments.cluster_counts == base.segments.cluster_counts
+    assert config.features == base.features
+
+
+def test_settings_come_after_the_file_and_options_after_both(tmp_path: Path) -> None:
+    config = load(tmp_path, 'lake = "a"\ncurrency = "EUR"', "lake=b", "currency=CHF", lake="c")
+    assert (config.lake, config.currency) == ("c", "CHF")
+
+
+def test_an_option_that_is_none_says_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, "as_of = 2017-12-31", as_of=None).as_of == date(2017, 12, 31)
+
+
+def test_a_date_in_toml_is_a_date(tmp_path: Path) -> None:
+    assert load(tmp_path, "as_of = 2020-02-29").as_of == date(2020, 2, 29)
+    assert load(tmp_path, "", "as_of=2020-02-29").as_of == date(2020, 2, 29)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("currency=EUR", "EUR"),
+        ('currency="EUR"', "EUR"),
+        ("currency = GBP", "GBP"),
+    ],
+)
+def test_a_bare_word_of_a_setting_is_a_text(tmp_path: Path, setting: str, value: str) -> None:
+    assert load(tmp_path, "", setting).currency == value
+
+
+def test_a_setting_reaches_nested_keys_and_leaves_their_neighbours(tmp_path: Path) -> None:
+    config = load(tmp_path, "", "segments.starts=3", "features.windows_days=[28, 56]", "tasks.churn.horizon_days=7")
+    assert config.segments.starts == 3
+    assert config.segments.seed == load(tmp_path).segments.seed
+    assert config.features.windows_days == (28, 56)
+    assert config.tasks["churn"].horizon_days == 7
+    assert config.tasks["churn"].label == "no_purchase"
+
+
+def test_a_setting_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    assert load(tmp_path, "", "lake=s3://bucket/a=b").lake == "s3://bucket/a=b"
+
+
+@pytest.mark.parametrize("setting", ["segments.starts", "=3", "", " =3"])
+def test_a_setting_without_a_key_or_value_says_what_was_expected(tmp_path: Path, setting: str) -> None:
+    assert the_error(tmp_path, "", setting) == (
+        f"--set: found {setting!r}, expected key=value such as segments.starts=3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("curency = 'USD'", ("curency: found an unknown key", "expected")),
+        ("segments.start = 3", ("segments.start: found an unknown key",)),
+        ("segments.starts = 'three'", ("segments.starts: found 'three'", "valid integer")),
+        ("segments.starts = true", ("segments.starts: found True", "valid integer")),
+        ("segments.starts = 0", ("segments.starts: found 0", "greater than or equal to 1")),
+        ("lake = 3", ("lake: found 3", "valid string")),
+        ("currency = 'usd'", ("currency: found 'usd'", "pattern")),
+        ("business_time_zone = 'Mars/Base'", ("business_time_zone: found 'Mars/Base', expected the name of",)),
+        ("features.windows_days = [28, 7]", ("features: expected windows_days in rising order",)),
+        ("features.windows_days = [28, 28]", ("features: expected windows_days in rising order",)),
+        ("features.windows_days = [7, 14]", ("features: expected 28 among windows_days",)),
+        ("features.windows_days = []", ("features.windows_days: found []", "at least 1 item")),
+        ("features.windows_days = [0, 28]", ("features.windows_days.0: found 0", "greater than or equal to 1")),
+        ("as_of = '2017-12-31'", ("as_of: found '2017-12-31'", "valid date")),
+        ("as_of = 2017-02-30", ("as_of = 2017-02-30", "expected", "TOML")),
+        ("as_of = 2017-12-31T10:00:00", ("as_of: found", "valid date")),
+        ("lake = ", ("expected a configuration in TOML",)),
+        ("lake = 'a'\nlake = 'b'", ("expected a configuration in TOML",)),
+        ("sources.other.entity = 'orders'", ("sources.other.format: found nothing, expected a value",)),
+    ],
+)
+def test_a_fault_names_the_key_what_was_found_and_what_was_expected(
+    tmp_path: Path, text: str, parts: tuple[str, ...]
+) -> None:
+    message = the_error(tmp_path, text)
+    assert str(tmp_path / "site.toml") in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_setting_with_an_impossible_date_names_its_key(tmp_path: Path) -> None:
+    assert "as_of: found '2017-02-30', input should be a valid date" in the_error(tmp_path, "", "as_of=2017-02-30")
+
+
+def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
+    message = the_error(tmp_path, "lake = 3\nsegments.starts = 0\ncolour = 'red'")
+    assert all(key in message for key in ("lake: found 3", "segments.starts: found 0", "colour: found an unknown key"))
+
+
+def test_a_table_in_the_place_of_a_value_is_named(tmp_path: Path) -> None:
+    assert "lake: input should be a valid string" in the_error(tmp_path, "", "lake.name=x").lower()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent.toml"
+    with pytest.raises(ConfigError, match="absent.toml: found no such file, expected a configuration in TOML"):
+        load_config(path)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_bytes(b"lake = '\xff'")
+    with pytest.raises(ConfigError, match="site.toml: expected a configuration in TOML"):
+        load_config(path)
+
+
+def test_a_configuration_without_sources_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text("")
+    with pytest.raises(ConfigError, match="sources: found nothing, expected a value"):
+        load_config(path)
+
+
+def test_the_shipped_configuration_loads() -> None:
+    config = load_config(conf_dir() / "complete_journey.toml")
+    assert config.as_of == date(2017, 12, 31)
+    assert {source.entity for source in config.sources.values()} == {
+        "customers", "orders", "campaigns", "contacts", "responses", "products",
+    }  # fmt: skip
+
+
+def test_a_configuration_cannot_be_changed(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    with pytest.raises(ValueError, match="frozen"):
+        config.lake = "elsewhere"
+
+
+def test_a_date_of_the_calendar_is_read() -> None:
+    assert parse_date("2020-02-29", "--as-of") == date(2020, 2, 29)
+
+
+@pytest.mark.parametrize("text", ["2017-02-30", "2019-02-29", "31.12.2017", "yesterday", "", "2017-12-31T00:00"])
+def test_an_impossible_date_names_its_option_and_what_was_found(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_date(text, "--as-of")
+    assert str(caught.value) == f"--as-of: found {text!r}, expected a date such as 2017-12-31"

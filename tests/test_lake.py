@@ -1,0 +1,241 @@
+"""The lake: declared tables become Delta tables that hold their rules, and publications pin their versions."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import deltalake
+import pytest
+from builders import rows_of, utc
+from chispa import assert_df_equality
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from crm_spark.checks import Check
+from crm_spark.errors import ContractError, LakeError
+from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views, quoted
+from crm_spark.tables import Column, Table, summarise
+
+PEOPLE = Table(
+    name="people",
+    comment="One row per person; it's a \\test.",
+    key=("person_id",),
+    columns=(
+        Column("person_id", "string", "The person's id."),
+        Column("email", "string", "Where they're written to.", nullable=True, personal=True),
+        Column("born_on", "date", "Birthday.", nullable=True, personal=True),
+        Column("seen_at", "timestamp", "When last seen.", nullable=True),
+        Column("age_years", "int", "Age.", nullable=True),
+    ),
+    checks=(Check("age_plausible", "age_years IS NULL OR age_years BETWEEN 0 AND 130"),),
+)
+
+
+def a_person(number: int = 1, **values: object) -> dict[str, object]:
+    return {
+        "person_id": f"p{number}",
+        "email": f"secret{number}@example.org",
+        "born_on": "1969-07-20",
+        "seen_at": "2026-10-01 00:00:00",
+        "age_years": 40,
+    } | values
+
+
+def log_of(lake: Lake, table: Table) -> list[dict]:
+    commits = sorted(Path(lake.path(table.name), "_delta_log").glob("*.json"))
+    return [json.loads(line) for commit in commits for line in commit.read_text().splitlines()]
+
+
+def test_a_table_is_stored_as_declared_and_any_delta_reader_reads_it(spark: SparkSession, lake: Lake) -> None:
+    people = rows_of(spark, PEOPLE, a_person(1), a_person(2, email=None, age_years=None))
+    pin = lake.write(PEOPLE, people, "f1")
+    summary = summarise(people, PEOPLE)
+    assert (pin.name, pin.fingerprint, pin.content_hash) == ("people", "f1", summary.content_hash)
+    assert pin.row_count == 2
+    assert_df_equality(lake.read(pin), people, ignore_row_order=True, ignore_nullable=True, ignore_metadata=True)
+
+    stored = deltalake.DeltaTable(lake.path("people"))
+    assert stored.protocol().min_reader_version == 1
+    assert stored.metadata().description == PEOPLE.comment
+    properties = stored.metadata().configuration
+    assert properties["delta.constraints.age_plausible"] == PEOPLE.checks[0].must_hold
+    assert properties["delta.enableDeletionVectors"] == "false"
+    fields = {field.name: field for field in stored.schema().fields}
+    assert {name: field.nullable for name, field in fields.items()} == {c.name: c.nullable for c in PEOPLE.columns}
+    assert {name: field.metadata["comment"] for name, field in fields.items()} == {
+        column.name: column.comment for column in PEOPLE.columns
+    }
+    assert stored.to_pyarrow_table().num_rows == 2
+
+    # Personal values would stay in the log when their rows are erased.
+    adds = [json.loads(entry["add"]["stats"]) for entry in log_of(lake, PEOPLE) if "add" in entry]
+    assert adds
+    for statistics in adds:
+        for kind in ("minValues", "maxValues", "nullCount"):
+            assert set(statistics[kind]) == {"person_id", "seen_at"}
+    assert "secret" not in json.dumps(log_of(lake, PEOPLE))
+
+
+def test_a_pinned_version_stays_readable_after_a_newer_one(spark: SparkSession, lake: Lake) -> None:
+    first = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    second = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2), a_person(3)), "f2")
+    assert second.version > first.version
+    assert [row["person_id"] for row in lake.read(first).collect()] == ["p1"]
+    assert lake.read(second).count() == 2
+
+
+@pytest.mark.parametrize(
+    ("person", "message"),
+    [
+        (a_person(age_years=999), "people: rows break age_plausible: "),
+        (a_person(person_id=None), "people: person_id is NULL in some rows, expected a value"),
+    ],
+)
+def test_delta_refuses_broken_rows_and_the_error_names_the_rule_and_no_value(
+    spark: SparkSession, lake: Lake, person: dict[str, object], message: str
+) -> None:
+    good = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    with pytest.raises(ContractError) as caught:
+        lake.write(PEOPLE, rows_of(spark, PEOPLE, person), "f2")
+    assert str(caught.value).startswith(message)
+    for value in ("999", "secret", "\n"):
+        assert value not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert lake.find(PEOPLE, "f1") == good
+
+
+def test_an_expression_that_trips_over_a_text_is_an_error_without_the_text(spark: SparkSession, lake: Lake) -> None:
+    people = rows_of(spark, PEOPLE, a_person()).withColumn("age_years", F.expr("cast(email AS int)"))
+    with pytest.raises(ContractError, match="people: CAST_INVALID_INPUT in some rows; .*write cast") as caught:
+        lake.write(PEOPLE, people, "f1")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_repeated_key_is_found_after_the_write_and_does_not_become_a_pin(spark: SparkSession, lake: Lake) -> None:
+    twice = rows_of(spark, PEOPLE, a_person(1), a_person(1, email="other@example.org"))
+    with pytest.raises(ContractError, match=r"people: .*1 keys \(person_id\) stand more than once"):
+        lake.write(PEOPLE, twice, "f1")
+    with pytest.raises(ContractError, match="stand more than once"):
+        lake.find(PEOPLE, "f1")
+
+
+def test_rows_of_another_shape_are_refused_before_anything_is_written(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(ContractError, match="column age_years is missing"):
+        lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()).drop("age_years"), "f1")
+    assert not Path(lake.path("people")).exists()
+
+
+def test_the_head_is_found_by_what_it_was_made_from(spark: SparkSession, lake: Lake) -> None:
+    assert lake.find(PEOPLE, "f1") is None
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    assert lake.find(PEOPLE, "f1") == pin
+    assert lake.find(PEOPLE, "f2") is None
+
+
+def test_a_changed_declaration_replaces_the_table_with_its_rules(spark: SparkSession, lake: Lake) -> None:
+    lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    changed = Table("people", PEOPLE.comment, PEOPLE.key, PEOPLE.columns[:2], (Check("id_short", "person_id < 'p5'"),))
+    pin = lake.write(changed, rows_of(spark, changed, {"person_id": "p1"}), "f2")
+    assert lake.read(pin).columns == ["person_id", "email"]
+    properties = deltalake.DeltaTable(lake.path("people")).metadata().configuration
+    assert [key for key in properties if "constraints" in key] == ["delta.constraints.id_short"]
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A host on another clock than UTC."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+# Both are 01:30 on the clocks of New York, an hour apart.
+@pytest.mark.parametrize("known_until", [utc("2026-11-01 05:30:00.000001"), utc("2026-11-01 06:30:00.000001")])
+@pytest.mark.usefixtures("new_york")
+def test_a_publication_comes_back_as_it_was_published_on_a_host_of_any_time_zone(
+    lake: Lake, known_until: datetime
+) -> None:
+    assert lake.last_publication() is None
+    assert lake.published_known_until() == {}
+    with pytest.raises(LakeError, match="found no publication; run `crm-spark refresh`"):
+        lake.require_publication()
+    first = Publication(
+        publication_no=1,
+        publication_id="abc",
+        published_at=datetime(2026, 11, 1, 7, tzinfo=UTC),
+        as_of=date(2026, 10, 31),
+        known_until=known_until,
+        crm_spark_version="0.1.0",
+        tables={name: Pin(name, 3, f"f_{name}", f"5:{-(2**70)}", 5) for name in ("people", "things")},
+    )
+    lake.publish(first)
+    assert lake.require_publication() == first
+    second = Publication(
+        **(vars(first) | {"publication_no": 2, "publication_id": "def", "known_until": utc("2026-11-01 04:00:00")})
+    )
+    lake.publish(second)
+    assert lake.last_publication() == second
+    # The newest publication of a date tells, not the highest instant.
+    assert lake.published_known_until() == {date(2026, 10, 31): utc("2026-11-01 04:00:00")}
+
+
+def test_views_show_the_pinned_versions(spark: SparkSession, lake: Lake) -> None:
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    publication = Publication(1, "abc", utc("2026-11-01"), date(2026, 11, 1), utc("2026-11-01"), "0", {"people": pin})
+    for statement in published_views(lake, publication).values():
+        spark.sql(statement)
+    lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2), a_person(3)), "f2")
+    assert [row["person_id"] for row in spark.table("people").collect()] == ["p1"]
+    spark.catalog.dropTempView("people")
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lake_that_another_process_writes_is_refused_and_free_again_when_that_dies(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    lake = Lake(spark, (tmp_path / "lake").as_uri())
+    with lake.locked():
+        pass
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lake" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LakeError, match="another process is writing this lake; wait until it ends"), lake.locked():
+            pytest.fail("the lock was given twice")
+        holder.kill()
+    with lake.locked():
+        pass
+
+
+def test_a_lock_is_given_back_after_an_error(lake: Lake) -> None:
+    with pytest.raises(ZeroDivisionError), lake.locked():
+        _ = 1 / 0
+    with lake.locked():
+        pass
+
+
+def test_fingerprints_tell_values_apart_and_not_the_order_of_keys() -> None:
+    assert content_fingerprint({"a": 1, "b": 2}) == content_fingerprint({"b": 2, "a": 1})
+    different = [content_fingerprint(*parts) for parts in (("a", "b"), ("ab",), (["a", "b"],), ("a", None), ("a",))]
+    assert len(set(different)) == len(different)
+    assert content_fingerprint(date(2026, 11, 1)) != content_fingerprint(date(2026, 11, 2))
+
+
+def test_a_quoted_identifier_cannot_end_early(spark: SparkSession) -> None:
+    name = "a`; DROP TABLE b; --`"
+    assert spark.sql(f"SELECT 1 AS {quoted(name)}").columns == [name]
