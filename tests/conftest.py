@@ -10,6 +10,7 @@ from crm_spark.session import build_session
 _PROPERTIES = """\
 spark.master local[2]
 spark.driver.memory 2g
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 spark.ui.enabled false
 spark.ui.showConsoleProgress false
 spark.driver.bindAddress 127.0.0.1

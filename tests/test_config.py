@@ -133,21 +133,21 @@ def test_a_table_in_the_place_of_a_value_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "absent.toml"
-    with pytest.raises(ConfigError, match="absent.toml: found no such file, expected a configuration in TOML"):
+    with pytest.raises(ConfigError, match=r"absent.toml: found no such file, expected a configuration in TOML"):
         load_config(path)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_bytes(b"lake = '\xff'")
-    with pytest.raises(ConfigError, match="site.toml: expected a configuration in TOML"):
+    with pytest.raises(ConfigError, match=r"site.toml: expected a configuration in TOML"):
         load_config(path)
 
 
 def test_a_configuration_without_sources_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text("")
-    with pytest.raises(ConfigError, match="sources: found nothing, expected a value"):
+    with pytest.raises(ConfigError, match=r"sources: found nothing, expected a value"):
         load_config(path)
 
 

@@ -159,7 +159,7 @@ def test_churn_models_rank_as_well_as_scikit_learns(demo: Demo, spark: object) -
             _matrix(pipeline, spark, rows[is_part], column)
             for is_part in (rows["fold"] != "test", rows["fold"] == "test")
         )
-        parameters = dict(registry.loc[model, "parameters"])
+        parameters = {p["name"]: p["value"] for p in registry.loc[model, "parameters"]}
         if model == "decision_tree":
             oracle = DecisionTreeClassifier(
                 max_depth=int(parameters["max_depth"]),

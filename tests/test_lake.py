@@ -110,7 +110,7 @@ def test_delta_refuses_broken_rows_and_the_error_names_the_rule_and_no_value(
 
 def test_an_expression_that_trips_over_a_text_is_an_error_without_the_text(spark: SparkSession, lake: Lake) -> None:
     people = rows_of(spark, PEOPLE, a_person()).withColumn("age_years", F.expr("cast(email AS int)"))
-    with pytest.raises(ContractError, match="people: CAST_INVALID_INPUT in some rows; .*write cast") as caught:
+    with pytest.raises(ContractError, match=r"people: CAST_INVALID_INPUT in some rows; .*write cast") as caught:
         lake.write(PEOPLE, people, "f1")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

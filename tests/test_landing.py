@@ -146,7 +146,7 @@ def test_a_source_without_a_file_is_named(tmp_path: Path, path: str) -> None:
 
 
 def test_an_absent_package_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="sources.shop: found no Python package no_such_package; install it"):
+    with pytest.raises(SourceError, match=r"sources.shop: found no Python package no_such_package; install it"):
         landed(str(tmp_path / "lake"), {"shop": a_source("a.csv", package="no_such_package")})
 
 

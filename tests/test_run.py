@@ -123,7 +123,7 @@ def test_a_broken_table_leaves_its_published_version_as_it_was(run: Run) -> None
     numbers = Numbers()
     numbers.update(run, 1, 2)
     broken = next_run(run)
-    with pytest.raises(ContractError, match="numbers: .*stand more than once"):
+    with pytest.raises(ContractError, match=r"numbers: .*stand more than once"):
         numbers.update(broken, 5, 5)
     assert "numbers" not in broken.pins
     repaired = replace(broken, pins={})

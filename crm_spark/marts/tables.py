@@ -167,7 +167,11 @@ MART_DATA_QUALITY = Table(
         Column("accepted_count", "bigint", "Rows accepted."),
         Column("rejected_count", "bigint", "Rows in quarantine."),
         Column("duplicate_count", "bigint", "Duplicates left out."),
-        Column("reasons", "map<string,bigint>", "Rejected rows by reason; a row may have several."),
+        Column(
+            "reasons",
+            "array<struct<reason:string,row_count:bigint>>",
+            "Rejected rows by reason; a row may have several.",
+        ),
     ),
 )
 

@@ -41,9 +41,9 @@ BASELINES = {
     "baseline_frequency": "order_count_28d",
     "baseline_majority": None,
 }
-_DEPTHS = (4, 5, 6)
-_PENALTIES = (0.001, 0.01, 0.1)
-_MAX_ITERATIONS = 200
+_DEPTHS = (4, 6)
+_PENALTIES = (0.01, 0.1)
+_MAX_ITERATIONS = 100
 _MIN_LEAF_ROWS = 25
 _MAX_BINS = 128
 
@@ -136,7 +136,7 @@ def fit_task(
                     family.model,
                     path,
                     matrix_features(windows_days),
-                    parameters | _learned(fitted),
+                    [{"name": key, "value": value} for key, value in (parameters | _learned(fitted)).items()],
                     sorted(train_cutoffs(task, as_of)),
                     test_cutoff(task, as_of),
                     row_count,

@@ -36,7 +36,7 @@ MODEL_REGISTRY = Table(
         _MODEL,
         Column("path", "string", "Where the model is saved, relative to the lake."),
         Column("features", "array<string>", "The columns of feature_customers that it reads."),
-        Column("parameters", "map<string,string>", "Chosen parameters, and the seed."),
+        Column("parameters", "array<struct<name:string,value:string>>", "Chosen parameters, and the seed."),
         Column("train_cutoffs", "array<date>", "Cut-offs whose rows it was fitted to."),
         Column("test_cutoff", "date", "The cut-off that it was tested on, once."),
         Column("train_count", "bigint", "Rows it was fitted to."),
