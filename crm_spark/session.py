@@ -38,6 +38,7 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
     under_spark_submit = "PYSPARK_GATEWAY_PORT" in os.environ
     if not under_spark_submit:
         properties = properties_file or conf_dir() / "spark-local.conf"
+        os.environ.setdefault("SPARK_CONF_DIR", str(conf_dir()))  # log4j2.properties
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file '{properties}' pyspark-shell"
     builder = SparkSession.builder.appName("crm_spark")
     for key, value in CORRECTNESS.items():

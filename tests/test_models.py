@@ -116,7 +116,7 @@ def test_equal_customers_have_equal_rfm_scores_however_many_they_are(spark: Spar
     )
     scores = score_rfm(buyers, fit_rfm_cut_points(buyers)).toPandas()
     merged = scores.merge(buyers.select("customer_id", "order_count").toPandas())
-    assert (merged.groupby("order_count")["frequency_score"].nunique() == 1).all()
+    assert len(merged[["order_count", "frequency_score"]].drop_duplicates()) == len(set(counts))
     oracle = 1 + sum(merged["order_count"] > np.quantile(counts, q) for q in (0.2, 0.4, 0.6, 0.8))
     assert (merged["frequency_score"] == oracle).all()
 
@@ -147,7 +147,7 @@ def planted(spark: SparkSession) -> Iterator[DataFrame]:
         for name, (recency, orders, amount) in groups.items()
         for i in range(60)
     ]
-    yield features_of(spark, pd.DataFrame(rows)).persist()
+    return features_of(spark, pd.DataFrame(rows)).persist()
 
 
 def test_segments_recover_planted_groups_and_name_them_by_profile(
@@ -253,7 +253,7 @@ def fitted_task(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     labelled = spark.createDataFrame(labels, "task string, fold string, as_of date, customer_id string, label int")
     uri = str(tmp_path_factory.mktemp("models"))
     fitted = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, WINDOWS, uri, "models")
-    yield {"features": features, "labels": labelled, "uri": uri, "fitted": fitted}
+    return {"features": features, "labels": labelled, "uri": uri, "fitted": fitted}
 
 
 def _scores(task: dict[str, object], features: DataFrame) -> DataFrame:
@@ -278,14 +278,16 @@ def test_models_find_the_planted_rule_and_put_it_in_words(fitted_task: dict[str,
         (c for c in fitted.coefficients if c.model == "logistic_regression" and c.term != "intercept"),
         key=lambda c: abs(c.coefficient),
     )
-    assert largest.term in ("recency_days", "overdue_ratio") and largest.coefficient > 0
+    assert largest.term in ("recency_days", "overdue_ratio")
+    assert largest.coefficient > 0
 
 
 def test_saved_models_score_again_with_reasons(fitted_task: dict[str, object]) -> None:
     scores = _scores(fitted_task, fitted_task["features"])
     quality = measure_quality(scores.where("fold = 'test'")).toPandas()
     auc = quality.query("metric == 'auc'").set_index("model")["value"]
-    assert auc["logistic_regression"] > 0.9 and auc["decision_tree"] > 0.9
+    assert auc["logistic_regression"] > 0.9
+    assert auc["decision_tree"] > 0.9
     assert auc["baseline_majority"] == 0.5
     current = scores.where("fold = 'current' AND model = 'logistic_regression'").toPandas()
     risky = current[current["probability"] > 0.6]

@@ -14,13 +14,12 @@ import pyspark
 from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.base import Estimator, Transformer
 from pyspark.ml.classification import (
-    DecisionTreeClassificationModel,
-    DecisionTreeClassifier,
     LogisticRegression,
     LogisticRegressionModel,
 )
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import StandardScaler, VectorAssembler
+from pyspark.ml.regression import DecisionTreeRegressionModel, DecisionTreeRegressor
 from pyspark.ml.stat import Summarizer
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -41,10 +40,10 @@ BASELINES = {
     "baseline_frequency": "order_count_28d",
     "baseline_majority": None,
 }
-_DEPTHS = (4, 6)
+# (depth, fewest rows a leaf)
+_TREES = ((4, 25), (5, 100))
 _PENALTIES = (0.01, 0.1)
 _MAX_ITERATIONS = 100
-_MIN_LEAF_ROWS = 25
 _MAX_BINS = 128
 
 
@@ -75,7 +74,7 @@ class _Family:
 
     model: str
     matrix: Sequence[Estimator[Any] | Transformer]
-    candidates: Sequence[tuple[dict[str, str], DecisionTreeClassifier | LogisticRegression]]
+    candidates: Sequence[tuple[dict[str, str], DecisionTreeRegressor | LogisticRegression]]
 
 
 def fit_tasks(
@@ -124,7 +123,7 @@ def fit_task(
             parameters, classifier = family.candidates[index]
             with _matrix(family, rows) as (prepared, matrix):
                 fitted = classifier.fit(matrix)
-                if isinstance(fitted, DecisionTreeClassificationModel):
+                if isinstance(fitted, DecisionTreeRegressionModel):
                     rules = tree_rules(fitted, matrix_terms(matrix))
                 else:
                     coefficients += _explain_regression(fitted, matrix)
@@ -185,20 +184,22 @@ def auc(scored: DataFrame) -> float:
 
 
 def _tree_family(windows_days: Sequence[int], seed: int) -> _Family:
-    parameters = {"min_leaf_rows": str(_MIN_LEAF_ROWS), "seed": str(seed)}
     candidates = [
         (
-            {"max_depth": str(depth), **parameters},
-            DecisionTreeClassifier(
+            {"max_depth": str(depth), "min_leaf_rows": str(leaf_rows), "seed": str(seed)},
+            # A regression on 0 and 1 splits as Gini does and predicts the share of 1. MLlib's classifier would merge
+            # leaves that agree on the likelier class, however far apart their probabilities are.
+            DecisionTreeRegressor(
                 featuresCol="matrix",
+                predictionCol="probability",
                 maxDepth=depth,
                 maxBins=_MAX_BINS,
-                minInstancesPerNode=_MIN_LEAF_ROWS,
+                minInstancesPerNode=leaf_rows,
                 seed=seed,
                 leafCol="leaf_no",
             ),
         )
-        for depth in _DEPTHS
+        for depth, leaf_rows in _TREES
     ]
     return _Family(DECISION_TREE, matrix_stages(windows_days, with_logs=False), candidates)
 
@@ -234,8 +235,8 @@ def _matrix(family: _Family, rows: DataFrame) -> Iterator[tuple[PipelineModel, D
         matrix.unpersist()
 
 
-def _learned(fitted: DecisionTreeClassificationModel | LogisticRegressionModel) -> dict[str, str]:
-    if isinstance(fitted, DecisionTreeClassificationModel):
+def _learned(fitted: DecisionTreeRegressionModel | LogisticRegressionModel) -> dict[str, str]:
+    if isinstance(fitted, DecisionTreeRegressionModel):
         return {"depth": str(fitted.depth)}
     iterations = fitted.summary.totalIterations
     return {"iterations": str(iterations), "has_converged": str(iterations < _MAX_ITERATIONS).lower()}

@@ -43,12 +43,13 @@ def build_scores(
         own_rules = rules.where(F.col("task") == task)
         for model in (model for model in models if model["task"] == task):
             scored = _load(model, features, models_uri).transform(rows)
-            scored = scored.withColumn("probability", vector_to_array(F.col("probability"))[1])
             if model["model"] == DECISION_TREE:
                 scored = _add_rule(scored, own_rules)
             else:
-                scored = scored.withColumn("scaled_values", vector_to_array(F.col("scaled")))
+                arrays = {"probability": F.col("probability"), "scaled_values": F.col("scaled")}
+                scored = scored.withColumns({name: vector_to_array(vector) for name, vector in arrays.items()})
                 scored = scored.withColumn("reasons", _main_contributions(own_terms))
+                scored = scored.withColumn("probability", F.get("probability", F.lit(1)))
             parts.append(_select(scored, task, model["model"]))
         for baseline in BASELINES:
             scored = rows.withColumns({"probability": _logistic(baseline, own_terms), "reasons": F.array()})

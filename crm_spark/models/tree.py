@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.ml.classification import DecisionTreeClassificationModel
+from pyspark.ml.regression import DecisionTreeRegressionModel
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,25 @@ class _Range:
     high: float | None = None
 
 
-def tree_rules(tree: DecisionTreeClassificationModel, terms: Sequence[str]) -> list[Rule]:
+def tree_rules(tree: DecisionTreeRegressionModel, terms: Sequence[str]) -> list[Rule]:
     """The leaves of a tree over a matrix whose columns are called `terms`, numbered as `leafCol` numbers them."""
     leaves = _leaves(tree._call_java("rootNode"), {})
     return [
         Rule(
             leaf_no,
             tuple(_condition(terms[index], within) for index, within in ranges.items()),
-            probability=counts[1] / sum(counts),
-            train_count=round(sum(counts)),
+            probability=event_count / row_count,
+            train_count=round(row_count),
         )
-        for leaf_no, (ranges, counts) in enumerate(leaves)
+        for leaf_no, (ranges, row_count, event_count) in enumerate(leaves)
     ]
 
 
-def _leaves(node: Any, ranges: Mapping[int, _Range]) -> Iterator[tuple[Mapping[int, _Range], list[float]]]:
+def _leaves(node: Any, ranges: Mapping[int, _Range]) -> Iterator[tuple[Mapping[int, _Range], float, float]]:
+    """Each leaf's ranges, its rows and how many of them have label 1."""
     if node.subtreeDepth() == 0:
-        yield ranges, list(node.impurityStats().stats())
+        row_count, event_count, _ = node.impurityStats().stats()
+        yield ranges, row_count, event_count
         return
     index, threshold = node.split().featureIndex(), node.split().threshold()
     before = ranges.get(index, _Range())

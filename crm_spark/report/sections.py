@@ -326,7 +326,7 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
 
 def _reasons_text(reasons: Any, texts: Texts) -> str:
     """The most frequent reason first; Spark brings a map as a dict or, through Arrow, as pairs."""
-    counts = sorted(dict(reasons or {}).items(), key=lambda reason: (-reason[1], reason[0]))
+    counts = sorted(dict(reasons).items(), key=lambda reason: (-reason[1], reason[0]))
     named = (f"{texts.name('reasons', name)}: {texts.number(count)}" for name, count in counts)
     return texts.text("data.reason_separator").join(named) or texts.text("missing")
 
