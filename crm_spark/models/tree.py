@@ -45,10 +45,23 @@ def _leaves(node: Any, ranges: Mapping[int, _Range]) -> Iterator[tuple[Mapping[i
         row_count, event_count, _ = node.impurityStats().stats()
         yield ranges, row_count, event_count
         return
-    index, threshold = node.split().featureIndex(), node.split().threshold()
+    index = node.split().featureIndex()
     before = ranges.get(index, _Range())
-    yield from _leaves(node.leftChild(), {**ranges, index: _Range(before.low, threshold)})
-    yield from _leaves(node.rightChild(), {**ranges, index: _Range(threshold, before.high)})
+    threshold, is_swapped = _threshold(node.split())
+    below, above = _Range(before.low, threshold), _Range(threshold, before.high)
+    left, right = (above, below) if is_swapped else (below, above)
+    yield from _leaves(node.leftChild(), {**ranges, index: left})
+    yield from _leaves(node.rightChild(), {**ranges, index: right})
+
+
+def _threshold(split: Any) -> tuple[float, bool]:
+    """Where a split parts the values, and whether its left side is the upper one.
+
+    A category's column holds 0 or 1; MLlib splits it by listing which of the two go left.
+    """
+    if split.getClass().getSimpleName() == "CategoricalSplit":
+        return 0.5, 1.0 in list(split.leftCategories())
+    return split.threshold(), False
 
 
 def _condition(term: str, within: _Range) -> str:
