@@ -323,3 +323,33 @@ def test_a_task_with_one_class_is_left_out(spark: SparkSession, fitted_task: dic
 
     none = fitted_task["labels"].withColumn("label", F.lit(0))
     assert fit_tasks({"churn": CHURN}, fitted_task["features"], none, AS_OF, WINDOWS, fitted_task["uri"], "none") == []
+
+
+def test_a_tree_that_splits_on_a_category_says_which(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cutoffs = task_cutoffs([CHURN], AS_OF)
+    folds = dict(zip(cutoffs, ("train", "validation", "test"), strict=False))
+    rows = [
+        {"customer_id": f"c{i:03}", "as_of": cutoff, "age_band": "65+" if i % 2 else "19-24"}
+        for cutoff in folds
+        for i in range(120)
+    ]
+    labels = [
+        ("churn", folds[row["as_of"]], row["as_of"], row["customer_id"], int(row["age_band"] == "65+" and i % 10 != 1))
+        for i, row in enumerate(rows)
+    ]
+    labelled = spark.createDataFrame(labels, "task string, fold string, as_of date, customer_id string, label int")
+    uri = str(tmp_path_factory.mktemp("models"))
+    features = features_of(spark, pd.DataFrame(rows))
+    (fitted,) = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, WINDOWS, uri, "models")
+    probabilities = {rule.conditions: rule.probability for rule in fitted.rules}
+    assert set(probabilities) in (
+        {("age_band is 65+",), ("age_band is not 65+",)},
+        {("age_band is 19-24",), ("age_band is not 19-24",)},
+    )
+    old = next(
+        conditions for conditions in probabilities if conditions[0] in ("age_band is 65+", "age_band is not 19-24")
+    )
+    assert probabilities[old] == pytest.approx(0.8)
+    assert min(probabilities.values()) == 0
