@@ -115,7 +115,8 @@ def test_every_row_read_is_accepted_rejected_or_duplicate(demo: Demo) -> None:
 def test_sales_to_the_cent_and_lines_without_quantity_or_amount_stay(demo: Demo) -> None:
     lines = duckdb.from_arrow(demo.table("clean_orders").to_pyarrow_table(columns=["amount", "quantity"]))
     measured = lines.aggregate("sum(amount), count(*) FILTER (quantity = 0), count(*) FILTER (amount = 0)").fetchall()
-    assert measured == [(Decimal("4596039.58"), 8_869, 11_226)]
+    # 11,226 lines are free; 20 more cost less than half a cent and count as free to the cent.
+    assert measured == [(Decimal("4596039.58"), 8_869, 11_226 + 20)]
 
 
 def test_features_at_the_test_cutoff_equal_an_independent_computation(demo: Demo) -> None:
