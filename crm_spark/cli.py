@@ -70,12 +70,11 @@ def report(
     lake: LakeOption = "lake",
     out: Annotated[Path | None, typer.Option(help="The file to write; by default <lake>/report.html.")] = None,
     language: LanguageOption = "en",
-    currency: Annotated[str, typer.Option(help="Currency of the lake's amounts.")] = "USD",
     properties_file: PropertiesOption = None,
 ) -> None:
     """Write the report of the last publication: one HTML file that needs no network."""
     with _session(properties_file) as spark:
-        _say(f"report: {_write_report(spark, lake, out, language, currency)}")
+        _say(f"report: {_write_report(spark, lake, out, language)}")
 
 
 @app.command()
@@ -92,14 +91,13 @@ def sql(
 
 
 @app.command()
-def views(lake: LakeOption = "lake", properties_file: PropertiesOption = None) -> None:
+def views(lake: LakeOption = "lake") -> None:
     """Print the SQL that makes the published tables views of their plain names."""
-    from crm_spark.lake import Lake, published_views
+    from crm_spark.lake import PublishedLake, published_views
 
-    with _session(properties_file) as spark:
-        opened = Lake(spark, lake)
-        for statement in published_views(opened, opened.require_publication()).values():
-            typer.echo(f"{statement};")
+    opened = PublishedLake(lake)
+    for statement in published_views(opened, opened.require_publication()).values():
+        typer.echo(f"{statement};")
 
 
 @app.command()
@@ -114,7 +112,7 @@ def demo(
     config = load_config(conf, lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     with _session(properties_file) as spark:
         _run_refresh(spark, config, "sources", "marts")
-        path = _write_report(spark, lake, None, language, config.currency)
+        path = _write_report(spark, lake, None, language)
         _register_views(spark, lake)
         _say("\nSegments")
         _print_rows(
@@ -170,7 +168,7 @@ def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) 
         _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
 
 
-def _write_report(spark: Any, lake: str, out: Path | None, language: str, currency: str) -> Path:
+def _write_report(spark: Any, lake: str, out: Path | None, language: str) -> Path:
     from crm_spark.lake import Lake
     from crm_spark.report.build import write_report
 
@@ -178,7 +176,7 @@ def _write_report(spark: Any, lake: str, out: Path | None, language: str, curren
     if out is None and opened.local_root is None:
         raise CrmSparkError(f"--out: found none, expected a local file, since the lake is at {lake}")
     path = out or Path(opened.uri) / "report.html"
-    return write_report(opened, opened.require_publication(), path, language, currency)
+    return write_report(opened, opened.require_publication(), path, language)
 
 
 def _register_views(spark: Any, lake: str) -> None:

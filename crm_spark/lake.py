@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlparse
 
-from delta.tables import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.tables import Column, Summary, Table, conform, declared_rows, summarise
@@ -35,6 +35,7 @@ PUBLICATIONS = Table(
         Column("published_at", "timestamp", "When it was committed.", volatile=True),
         Column("as_of", "date", "The date for which customers are scored."),
         Column("known_until", "timestamp", "Only what was known before this instant is seen."),
+        Column("currency", "string", "The currency of all amounts."),
         Column("crm_spark_version", "string", "The program's version."),
         Column(
             "tables",
@@ -55,6 +56,9 @@ _PROPERTIES = {
     "delta.logRetentionDuration": "interval 37 days",
 }
 
+# Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
+_SMALL_COUNT = 100_000
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -74,28 +78,66 @@ class Publication:
     published_at: datetime
     as_of: date
     known_until: datetime
+    currency: str
     crm_spark_version: str
     tables: Mapping[str, Pin]
 
 
 @dataclass(frozen=True)
 class _Head:
+    """A table's newest commit."""
+
     version: int
     fingerprint: str | None
     declaration: str | None
+    written_count: int
 
 
-class Lake:
-    """The tables under one URI. One process writes at a time; any number read."""
+class PublishedLake:
+    """What has been published under one URI; read from Delta's logs by delta-rs, so that no engine need be started."""
 
-    def __init__(self, spark: SparkSession, uri: str) -> None:
-        self.spark = spark
+    def __init__(self, uri: str) -> None:
         is_local = urlparse(uri).scheme in ("", "file")
         self.local_root = Path(urlparse(uri).path).absolute() if is_local else None
         self.uri = str(self.local_root) if self.local_root else uri.rstrip("/")
 
     def path(self, name: str) -> str:
         return f"{self.uri}/{name}"
+
+    def publications(self) -> list[Publication]:
+        """All publications, the oldest first."""
+        if not self._exists(PUBLICATIONS.name):
+            return []
+        # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
+        tables = QueryBuilder().register("published", DeltaTable(self.path(PUBLICATIONS.name)))
+        rows = tables.execute("SELECT * FROM published ORDER BY publication_no").read_all()
+        return [_publication(row) for row in pa.table(rows).to_pylist()]
+
+    def last_publication(self) -> Publication | None:
+        publications = self.publications()
+        return publications[-1] if publications else None
+
+    def published_known_until(self) -> dict[date, datetime]:
+        """For each date that customers were scored for, up to when rows were known in its newest publication."""
+        return {publication.as_of: publication.known_until for publication in self.publications()}
+
+    def require_publication(self) -> Publication:
+        """Raises: LakeError: if nothing has been published here yet."""
+        publication = self.last_publication()
+        if publication is None:
+            raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
+        return publication
+
+    def _exists(self, name: str) -> bool:
+        return DeltaTable.is_deltatable(self.path(name))
+
+
+class Lake(PublishedLake):
+    """The tables under one URI. One process writes at a time; any number read."""
+
+    def __init__(self, spark: SparkSession, uri: str) -> None:
+        super().__init__(uri)
+        self.spark = spark
 
     def read(self, pin: Pin) -> DataFrame:
         return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
@@ -108,21 +150,25 @@ class Lake:
         """
         rows = conform(rows, table)
         head = self._head(table.name)
+        mode = "overwrite"
         if head is None or head.declaration != table.declaration_hash:
             # CREATE OR REPLACE by path refuses other columns than the table has; REPLACE takes them.
             verb = "CREATE" if head is None else "REPLACE"
             self.spark.sql(_create_statement(verb, table, self.path(table.name)))
+            mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
         metadata = json.dumps({"fingerprint": fingerprint, "declaration": table.declaration_hash})
         try:
-            rows.write.format("delta").mode("overwrite").option("userMetadata", metadata).save(self.path(table.name))
+            rows.write.format("delta").mode(mode).option("userMetadata", metadata).save(self.path(table.name))
         except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
             _raise_if_broken_constraint(table, error)
         return self._checked_head(table, fingerprint)
 
-    def find(self, table: Table, fingerprint: str) -> Pin | None:
-        """The newest version of a table, if an interrupted run left it made from just this."""
+    def find(self, table: Table, fingerprint: str | None = None) -> Pin | None:
+        """The newest version of a table, published or not, if it is whole and, where asked, made from just this."""
         head = self._head(table.name)
-        return self._checked_head(table, fingerprint) if head and head.fingerprint == fingerprint else None
+        if head is None or head.fingerprint is None or fingerprint not in (None, head.fingerprint):
+            return None
+        return self._checked_head(table, head.fingerprint)
 
     def publish(self, publication: Publication) -> None:
         """Make a set of versions visible, by one commit."""
@@ -132,6 +178,7 @@ class Lake:
             publication.published_at,
             publication.as_of,
             publication.known_until,
+            publication.currency,
             publication.crm_spark_version,
             [asdict(pin) for _, pin in sorted(publication.tables.items())],
         )
@@ -140,32 +187,6 @@ class Lake:
         declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
             self.path(PUBLICATIONS.name)
         )
-
-    def last_publication(self) -> Publication | None:
-        if not self._exists(PUBLICATIONS.name):
-            return None
-        publications = self.spark.read.format("delta").load(self.path(PUBLICATIONS.name))
-        row = publications.orderBy(F.desc("publication_no")).first()
-        if row is None:
-            return None
-        pins = {pin["name"]: Pin(**pin.asDict()) for pin in row["tables"]}
-        utc = {name: row[name].astimezone(UTC) for name in ("published_at", "known_until")}
-        return Publication(**(row.asDict() | utc | {"tables": pins}))
-
-    def published_known_until(self) -> dict[date, datetime]:
-        """For each date that customers were scored for, up to when rows were known in its newest publication."""
-        if not self._exists(PUBLICATIONS.name):
-            return {}
-        publications = self.spark.read.format("delta").load(self.path(PUBLICATIONS.name))
-        newest = publications.groupBy("as_of").agg(F.max_by("known_until", "publication_no").alias("known_until"))
-        return {row["as_of"]: row["known_until"].astimezone(UTC) for row in newest.collect()}
-
-    def require_publication(self) -> Publication:
-        """Raises: LakeError: if nothing has been published here yet."""
-        publication = self.last_publication()
-        if publication is None:
-            raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
-        return publication
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -192,34 +213,43 @@ class Lake:
         finally:
             os.close(descriptor)
 
-    def _exists(self, name: str) -> bool:
-        return bool(DeltaTable.isDeltaTable(self.spark, self.path(name)))
-
     def _head(self, name: str) -> _Head | None:
         if not self._exists(name):
             return None
-        commit = DeltaTable.forPath(self.spark, self.path(name)).history(1).collect()[0]
-        metadata = json.loads(commit["userMetadata"] or "{}")
-        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"))
+        # Read by delta-rs: a history by Spark takes a job of its own, more than some tables take to write.
+        (commit,) = DeltaTable(self.path(name)).history(1)
+        metadata = json.loads(commit.get("userMetadata") or "{}")
+        written_count = int(commit.get("operationMetrics", {}).get("numOutputRows", 0))
+        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"), written_count)
 
     def _checked_head(self, table: Table, fingerprint: str) -> Pin:
         head = self._head(table.name)
         if head is None or head.fingerprint != fingerprint:
             raise LakeError(f"{table.name}: found another version than was just written; only one may write")
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
-        summary: Summary = summarise(self.read(pin), table)
+        rows = self.read(pin)
+        if head.written_count < _SMALL_COUNT:
+            rows = rows.coalesce(1)
+        summary: Summary = summarise(rows, table)
         if summary.violations:
             raise ContractError(f"{table.name}: rows break the declared table: {'; '.join(summary.violations)}")
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
 
 
-def published_views(lake: Lake, publication: Publication) -> dict[str, str]:
+def published_views(lake: PublishedLake, publication: Publication) -> dict[str, str]:
     """For each published table, the SQL that makes it a view of its plain name."""
     views = {}
     for name, pin in sorted(publication.tables.items()):
         rows = f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"  # noqa: S608 (quoted)
         views[name] = f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS {rows}"
     return views
+
+
+def _publication(row: dict[str, Any]) -> Publication:
+    """A row of `publications` as delta-rs reads it."""
+    pins = {pin["name"]: Pin(**pin) for pin in row["tables"]}
+    utc = {name: row[name].astimezone(UTC) for name in ("published_at", "known_until")}
+    return Publication(**(row | utc | {"tables": pins}))
 
 
 def content_fingerprint(*parts: object) -> str:

@@ -67,6 +67,7 @@ from crm_spark.models.tables import (
 from crm_spark.models.tables import TABLES as MODELS_TABLES
 from crm_spark.progress import RunProgress
 from crm_spark.run import Run
+from crm_spark.session import fixed_plans
 from crm_spark.sources.landing import LandedFile, build_ingest_ledger, land_sources, read_landed_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.sources.tables import TABLES as SOURCES_TABLES
@@ -140,11 +141,13 @@ def _known_until(config: Config, as_of: date, run_at: datetime) -> datetime:
 
 
 def _refresh_sources(run: Run) -> None:
+    if not run.may_build:
+        run.take(INGEST_LEDGER)
+        return
     previous = run.previous
     pinned = previous.tables.get(INGEST_LEDGER.name) if previous else None
     known = read_landed_files(run.lake.read(pinned)) if pinned else []
-    sources = run.config.sources if run.may_build else {}
-    landed = land_sources(sources, run.lake.uri, known, run.run_at)
+    landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
     run.update(
         INGEST_LEDGER,
         lambda: build_ingest_ledger(run.lake.spark, landed),
@@ -250,50 +253,57 @@ def _refresh_models(run: Run) -> None:
     def buyers(rows: DataFrame) -> DataFrame:
         return current(rows).where("order_count > 0")
 
-    run.update(
-        MODEL_LABELS,
-        partial(build_labels, tasks=config.tasks, as_of=run.as_of, known_until=run.known_until),
-        [features, FACT_CUSTOMER_DAYS, FACT_CONTACTS, FACT_RESPONSES],
-        [*given, run.known_until],
-    )
-    learned_from = [features, MODEL_LABELS]
-    models_path = f"models/{run.fingerprint(MODEL_REGISTRY, learned_from, given)[:16]}"
+    # Fits read the same tables, by a session of their own.
+    fits = Lake(fixed_plans(lake.spark), lake.uri)
 
-    @cache
-    def fitted() -> list[FittedTask]:
-        rows, labels = run.read(features), run.read(MODEL_LABELS)
-        return fit_tasks(config.tasks, rows, labels, run.as_of, windows, lake.uri, models_path)
+    def update_classifiers() -> None:
+        run.update(
+            MODEL_LABELS,
+            partial(build_labels, tasks=config.tasks, as_of=run.as_of, known_until=run.known_until),
+            [features, FACT_CUSTOMER_DAYS, FACT_CONTACTS, FACT_RESPONSES],
+            [*given, run.known_until],
+        )
+        learned_from = [features, MODEL_LABELS]
+        models_path = f"models/{run.fingerprint(MODEL_REGISTRY, learned_from, given)[:16]}"
 
-    for table, build in (
-        (MODEL_REGISTRY, build_registry),
-        (MODEL_RULES, build_rules),
-        (MODEL_COEFFICIENTS, build_coefficients),
-    ):
-        run.update(table, lambda rows, _, build=build: build(fitted(), rows), learned_from, given)
-    run.update(
-        MODEL_SCORES,
-        partial(build_scores, tasks=config.tasks, as_of=run.as_of, models_uri=lake.uri),
-        [features, MODEL_LABELS, MODEL_REGISTRY, MODEL_RULES, MODEL_COEFFICIENTS],
-        given,
-    )
-    run.update(MODEL_RFM_CUT_POINTS, lambda rows: fit_rfm_cut_points(buyers(rows)), [features], given)
-    run.update(SCORE_RFM, lambda rows, cuts: score_rfm(buyers(rows), cuts), [features, MODEL_RFM_CUT_POINTS], given)
-    settings = config.segments
-    grouped_by = [features, SCORE_RFM]
-    given_segments = [settings.model_dump(), run.as_of]
-    segments_path = f"models/{run.fingerprint(SEGMENT_CANDIDATES, grouped_by, given_segments)[:16]}"
-    run.update(
-        SEGMENT_CANDIDATES,
-        lambda rows, rfm: build_candidates(fit_segments(buyers(rows), rfm, settings, lake.uri, segments_path), rows),
-        grouped_by,
-        given_segments,
-    )
-    run.update(
-        SEGMENT_CUSTOMERS,
-        lambda rows, candidates: assign_segments(current(rows), candidates, lake.uri),
-        [features, SEGMENT_CANDIDATES],
-        [run.as_of],
-    )
+        @cache
+        def fitted() -> list[FittedTask]:
+            rows, labels = (fits.read(run.pins[table.name]) for table in learned_from)
+            return fit_tasks(config.tasks, rows, labels, run.as_of, windows, lake.uri, models_path)
+
+        for table, build in (
+            (MODEL_REGISTRY, build_registry),
+            (MODEL_RULES, build_rules),
+            (MODEL_COEFFICIENTS, build_coefficients),
+        ):
+            run.update(table, lambda rows, _, build=build: build(fitted(), rows), learned_from, given)
+        run.update(
+            MODEL_SCORES,
+            partial(build_scores, tasks=config.tasks, as_of=run.as_of, models_uri=lake.uri),
+            [features, MODEL_LABELS, MODEL_REGISTRY, MODEL_RULES, MODEL_COEFFICIENTS],
+            given,
+        )
+
+    def update_segments() -> None:
+        run.update(MODEL_RFM_CUT_POINTS, lambda rows: fit_rfm_cut_points(buyers(rows)), [features], given)
+        run.update(SCORE_RFM, lambda rows, cuts: score_rfm(buyers(rows), cuts), [features, MODEL_RFM_CUT_POINTS], given)
+        grouped_by = [features, SCORE_RFM]
+        given_segments = [config.segments.model_dump(), run.as_of]
+        models_path = f"models/{run.fingerprint(SEGMENT_CANDIDATES, grouped_by, given_segments)[:16]}"
+
+        def build_segments(customers: DataFrame, _: DataFrame) -> DataFrame:
+            rows, rfm = (fits.read(run.pins[table.name]) for table in grouped_by)
+            return build_candidates(fit_segments(buyers(rows), rfm, config.segments, lake.uri, models_path), customers)
+
+        run.update(SEGMENT_CANDIDATES, build_segments, grouped_by, given_segments)
+        run.update(
+            SEGMENT_CUSTOMERS,
+            lambda rows, candidates: assign_segments(current(rows), candidates, lake.uri),
+            [features, SEGMENT_CANDIDATES],
+            [run.as_of],
+        )
+
+    run.side_by_side(update_classifiers, update_segments)
 
 
 def _refresh_marts(run: Run) -> None:

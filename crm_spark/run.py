@@ -70,6 +70,19 @@ class Run:
         if self.progress:
             self.progress.end(changed)
 
+    def take(self, table: Table) -> None:
+        """Take the newest version of a table as it stands.
+
+        Raises:
+            LakeError: if there is none.
+        """
+        pin = self.lake.find(table)
+        if pin is None:
+            raise LakeError(f"{table.name}: found no version; run without --from")
+        self.pins[table.name] = pin
+        if self.progress:
+            self.progress.end(changed=False)
+
     def side_by_side(self, *updates: Callable[[], None]) -> None:
         """Make tables that do not read each other: while one plans or commits, another uses the cores."""
         with ThreadPoolExecutor(_UPDATES_AT_ONCE) as pool:
@@ -95,6 +108,7 @@ class Run:
             published_at=self.run_at,
             as_of=self.as_of,
             known_until=self.known_until,
+            currency=self.config.currency,
             crm_spark_version=crm_spark.__version__,
             tables=self.pins,
         )

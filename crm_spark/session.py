@@ -2,8 +2,6 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
@@ -51,12 +49,8 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
     return spark
 
 
-@contextmanager
-def fixed_plans(spark: SparkSession) -> Iterator[None]:
-    """Within it, Spark neither merges nor splits partitions: a fit sees its rows as they were laid out."""
-    before = spark.conf.get("spark.sql.adaptive.enabled") or "true"
-    spark.conf.set("spark.sql.adaptive.enabled", "false")
-    try:
-        yield
-    finally:
-        spark.conf.set("spark.sql.adaptive.enabled", before)
+def fixed_plans(spark: SparkSession) -> SparkSession:
+    """A session beside `spark` that neither merges nor splits partitions: fits see their rows as they are laid out."""
+    session = spark.newSession()
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    return session

@@ -110,11 +110,14 @@ def summarise(rows: DataFrame, table: Table) -> Summary:
     broken = {f"{c.name} is broken ({c.must_hold})": is_broken(c) for c in table.checks}
     faults = nulls | broken
     hash_ = F.xxhash64(*(F.col(column.name) for column in table.columns if not column.volatile))
-    measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_)), *map(F.count_if, faults.values())]
+    key_count = F.count_distinct(F.xxhash64(*(F.col(name) for name in table.key)))
+    measures = [F.count("*"), key_count, *(F.sum(part) for part in _hash_parts(hash_))]
+    measures += [F.count_if(fault) for fault in faults.values()]
     (measured,) = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).collect()
-    row_count, low, middle, high, *fault_counts = (value or 0 for value in measured)
+    row_count, keys, low, middle, high, *fault_counts = (value or 0 for value in measured)
     violations = [f"{count} rows: {fault}" for fault, count in zip(faults, fault_counts, strict=True) if count]
-    if repeated := _count_repeated_keys(rows, table, row_count):
+    # Hashes of keys are cheaper to compare than keys, and in rare cases equal for two of them.
+    if keys < row_count and (repeated := rows.groupBy(*table.key).count().where("count > 1").count()):
         violations.append(f"{repeated} keys ({', '.join(table.key)}) stand more than once")
     hash_sum = low + (middle << 21) + (high << 42)
     return Summary(row_count, f"{row_count}:{hash_sum}", tuple(violations))
@@ -124,14 +127,6 @@ def _hash_parts(hash_: SparkColumn) -> list[SparkColumn]:
     """64 bits as three numbers small enough that their sums stay exact in 64 bits, for trillions of rows."""
     part = F.lit((1 << 21) - 1).cast("bigint")
     return [hash_.bitwiseAND(part), F.shiftright(hash_, 21).bitwiseAND(part), F.shiftright(hash_, 42)]
-
-
-def _count_repeated_keys(rows: DataFrame, table: Table, row_count: int) -> int:
-    """How many keys stand more than once; hashes of keys are counted first, being cheaper to compare."""
-    key = [F.col(name) for name in table.key]
-    if rows.select(F.xxhash64(*key).alias("key_hash")).distinct().count() == row_count:
-        return 0
-    return rows.groupBy(*key).count().where("count > 1").count()
 
 
 def data_dictionary(layers: Iterable[tuple[str, Iterable[Table]]]) -> str:

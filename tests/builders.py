@@ -1,11 +1,15 @@
 """Rows, sources and files with defaults, so that a test shows only what matters to it."""
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.tables import (
@@ -20,6 +24,15 @@ from crm_spark.config import Source
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
 from crm_spark.sources.landing import LandedFile, land_sources
 from crm_spark.tables import Column, Table, declared_rows
+
+# Ended at once, as pyarrow's threads over delta-rs now and then abort a process that ends by itself.
+_COUNT_BY_PYARROW = """
+import os, sys
+from deltalake import DeltaTable
+for path in sys.argv[1:]:
+    print(DeltaTable(path).to_pyarrow_dataset().count_rows(), flush=True)
+os._exit(0)
+"""
 
 RUN_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 CURRENCY = "USD"
@@ -86,6 +99,19 @@ def rows_of(spark: SparkSession, table: Table, *rows: Mapping[str, object]) -> D
     assert all(set(row) <= names for row in given), f"a row names columns that {table.name} lacks"
     values = [tuple(_value(column, row.get(column.name)) for column in table.columns) for row in given]
     return declared_rows(spark, table, values)
+
+
+def read_by_delta_rs(path: str | Path, version: int | None = None, columns: str = "*") -> pa.Table:
+    """The rows of a Delta table as delta-rs reads them, none of Spark's code being involved."""
+    table = QueryBuilder().register("rows", DeltaTable(str(path), version=version))
+    return pa.table(table.execute(f"SELECT {columns} FROM rows").read_all())
+
+
+def count_by_pyarrow_datasets(paths: Sequence[str | Path]) -> list[int]:
+    """The rows that delta-rs's pyarrow datasets find in Delta tables."""
+    command = [sys.executable, "-c", _COUNT_BY_PYARROW, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.split()]
 
 
 def utc(text: str) -> datetime:

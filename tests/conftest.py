@@ -7,10 +7,15 @@ from pyspark.sql import SparkSession
 from crm_spark.lake import Lake
 from crm_spark.session import build_session
 
-_PROPERTIES = """\
+# Thresholds as in conf/spark-local.conf: what runs once is not worth compiling well.
+_JAVA_OPTIONS = (
+    "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
+    "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
+)
+_PROPERTIES = f"""\
 spark.master local[2]
 spark.driver.memory 2g
-spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+spark.driver.extraJavaOptions {_JAVA_OPTIONS}
 spark.ui.enabled false
 spark.ui.showConsoleProgress false
 spark.driver.bindAddress 127.0.0.1

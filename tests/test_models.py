@@ -20,11 +20,18 @@ from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
 from crm_spark.models.score import build_scores
 from crm_spark.models.segments import ARCHETYPES, assign_segments, build_candidates, fit_segments, name_profiles
 from crm_spark.models.tables import MODEL_SCORES
+from crm_spark.session import fixed_plans
 from crm_spark.tables import declared_rows, summarise
 
 AS_OF = date(2026, 6, 1)
 WINDOWS = (28,)
 CHURN = Task(label="no_purchase", horizon_days=28, train_cutoffs=2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def spark(spark: SparkSession) -> SparkSession:
+    """Fits see their rows as they are laid out."""
+    return fixed_plans(spark)
 
 
 def features_of(spark: SparkSession, rows: pd.DataFrame) -> DataFrame:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
+from pyspark.sql import Row
 
 from crm_spark.errors import ConfigError
 from crm_spark.marts.tables import (
@@ -200,11 +201,11 @@ def data_quality(**changes: Any) -> pd.DataFrame:
         "accepted_count": 1_469_270,
         "rejected_count": 25,
         "duplicate_count": 12,
-        "reasons": {"amount_missing": 20, "my_own_check": 7},
+        "reasons": [{"reason": "amount_missing", "row_count": 20}, {"reason": "my_own_check", "row_count": 7}],
     }
     return frame_of(
         MART_DATA_QUALITY,
-        ("households", "customers", "a" * 64, "demographics.parquet", 801, 801, 0, 0, {}),
+        ("households", "customers", "a" * 64, "demographics.parquet", 801, 801, 0, 0, []),
         tuple((transactions | changes).values()),
     )
 
@@ -324,7 +325,7 @@ def test_hostile_names_are_shown_as_text(language):
         model_deciles=deciles,
         model_quality=quality,
         model_rules=model_rules().replace(regex={"rule": {".+": HOSTILE}}),
-        data_quality=data_quality(file_name=HOSTILE, entity=HOSTILE, reasons={HOSTILE: 25}),
+        data_quality=data_quality(file_name=HOSTILE, entity=HOSTILE, reasons=[{"reason": HOSTILE, "row_count": 25}]),
         publication_id=HOSTILE,
         currency=HOSTILE,
     )
@@ -377,15 +378,16 @@ def test_one_segment_has_a_table_but_nothing_to_compare():
 
 
 def test_no_rejected_rows_is_good_news():
-    shown = section(a_report(data_quality=data_quality(rejected_count=0, reasons={})), "data")
+    shown = section(a_report(data_quality=data_quality(rejected_count=0, reasons=[])), "data")
     assert shown.note == "All is well: none of the 1,470,108 rows was rejected."
     assert not shown.finding
 
 
-@pytest.mark.parametrize("reasons", [{"amount_missing": 25}, [("amount_missing", 25)]])
-def test_reasons_come_as_a_map_or_as_pairs(reasons):
+@pytest.mark.parametrize("struct", [dict, Row])
+def test_reasons_come_as_dicts_or_as_rows(struct):
+    reasons = [struct(reason="order_id_missing", row_count=3), struct(reason="amount_missing", row_count=25)]
     shown = section(a_report(data_quality=data_quality(reasons=reasons)), "data")
-    assert shown.tables[0].rows[1][-1].text == "amount missing: 25"
+    assert shown.tables[0].rows[1][-1].text.startswith("amount missing: 25")
 
 
 def test_customers_without_scores_are_not_called_safe():

@@ -17,7 +17,7 @@ from crm_spark.config import Source
 from crm_spark.errors import ConfigError, SourceError
 from crm_spark.lake import quoted
 from crm_spark.sources.landing import LandedFile
-from crm_spark.tables import Table, conform, local_rows
+from crm_spark.tables import Table, conform, declared_rows, local_rows
 
 # A name that no file uses: `_corrupt_record`, the usual one, may be a column of a file.
 _CORRUPT = "_crm_spark_unreadable_row"
@@ -55,20 +55,28 @@ def clean_entity(
         _judge(read_landed(spark, source, files, lake_uri), name, source, files, table, currency)
         for name, source in sources.items()
         if source.entity == entity and (files := [file for file in landed if file.source == name])
-    ] or [_nothing(spark, table)]
-
-    # Only few rows need their text or share their key: what is costly is done for these alone.
-    key = list(table.key)
+    ]
+    nothing = Cleaned(
+        accepted=declared_rows(spark, table, []),
+        rejected=declared_rows(spark, REJECTED[entity], []),
+        duplicates=local_rows(spark, "source string, batch_id string", []),
+    )
+    if not judged:
+        return nothing
     good = _union(rows.where("is_good").select(*table.column_names) for rows in judged)
-    keys = _union(rows.select(*key) for rows in judged)
-    repeated = F.broadcast(keys.groupBy(*key).agg(F.count("*").alias("n")).where("n > 1").drop("n").persist())
+    bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
+    # One pass over keys and verdicts tells what else is needed: mostly nothing.
+    repeated, has_bad = _survey(judged, table)
+    if repeated is None:
+        rejected = _build_rejected(bad, REJECTED[entity]) if has_bad else nothing.rejected
+        return Cleaned(conform(good, table), rejected, nothing.duplicates)
+    key = list(table.key)
     settled = _settle(
         _union(_with_text(rows.where("is_good").join(repeated, key, "left_semi"), table) for rows in judged), table
     )
     accepted = good.join(repeated, key, "left_anti").unionByName(
         settled.where("verdict = 'accepted'").select(*table.column_names)
     )
-    bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
     conflicting = settled.where("verdict = 'conflicting'").withColumn(
         "reasons", F.array(F.lit("key_with_other_content"))
     )
@@ -77,6 +85,20 @@ def clean_entity(
         rejected=_build_rejected(bad.unionByName(conflicting.drop("verdict")), REJECTED[entity]),
         duplicates=settled.where("verdict = 'duplicate'").select("source", "batch_id"),
     )
+
+
+def _survey(judged: Sequence[DataFrame], table: Table) -> tuple[DataFrame | None, bool]:
+    """The keys that more than one good row has (None if there are none), and whether any row is bad."""
+    noted = (
+        _union(rows.select(*table.key, "is_good") for rows in judged)
+        .groupBy(*table.key)
+        .agg(F.count_if("is_good").alias("good_count"), F.count_if(~F.col("is_good")).alias("bad_count"))
+        .where("good_count > 1 OR bad_count > 0")
+        .persist()
+    )
+    ((most_good, most_bad),) = noted.agg(F.max("good_count"), F.max("bad_count")).collect()
+    repeated = noted.where("good_count > 1").select(*table.key) if (most_good or 0) > 1 else None
+    return repeated, (most_bad or 0) > 0
 
 
 def build_cleaning_account(
@@ -277,10 +299,3 @@ def _count_rows(frames: Iterable[DataFrame], name: str, count: SparkColumn) -> D
 
 def _union(frames: Iterable[DataFrame]) -> DataFrame:
     return reduce(DataFrame.unionByName, frames)
-
-
-def _nothing(spark: SparkSession, table: Table) -> DataFrame:
-    """What `_judge` gives, without a row."""
-    columns = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-    schema = f"{columns}, is_good boolean, reasons array<string>, raw_row struct<none:string>, corrupt_text string"
-    return local_rows(spark, schema, [])

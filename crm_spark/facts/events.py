@@ -29,12 +29,15 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
             "is_return": is_return,
         }
     )
+    # Structs are compared by sorting all rows; most lines of an order were learned at once, so few are left to sort.
     openings = (
         dated.where("NOT is_return")
+        .groupBy("order_id", "customer_id", "known_at")
+        .agg(F.min("happened_at").alias("opened_at"), F.min("line_no").alias("line_no"))
         .groupBy("order_id", "customer_id")
         .agg(
-            F.min("happened_at").alias("opened_at"),
-            F.min(F.struct("known_at", "line_no")).getField("line_no").alias("opening_line_no"),
+            F.min("opened_at").alias("opened_at"),
+            F.min_by("line_no", "known_at").alias("opening_line_no"),
         )
     )
     own_day = parse_business_day(F.col("happened_at"), time_zone)

@@ -5,6 +5,7 @@ the chosen models are then fitted to all training cut-offs. The test cut-off is 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -45,6 +46,7 @@ _TREES = ((4, 25), (5, 100))
 _PENALTIES = (0.01, 0.1)
 _MAX_ITERATIONS = 100
 _MAX_BINS = 128
+_KEY = ["as_of", "customer_id"]
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,16 @@ def fit_tasks(
     models_uri: str,
     models_path: str,
 ) -> list[FittedTask]:
-    """All tasks whose training rows are of both classes."""
-    fitted = (
-        fit_task(name, task, features, labels, as_of, windows_days, models_uri, models_path)
-        for name, task in tasks.items()
-    )
+    """All tasks whose training rows are of both classes.
+
+    They are fitted side by side: a fit is many small jobs, which leave cores idle in between.
+    """
+    with ThreadPoolExecutor() as pool:
+        fits = [
+            pool.submit(fit_task, name, task, features, labels, as_of, windows_days, models_uri, models_path)
+            for name, task in tasks.items()
+        ]
+        fitted = [fit.result() for fit in fits]
     return [task for task in fitted if task is not None]
 
 
@@ -109,7 +116,8 @@ def fit_task(
     The models are saved at `<models_uri>/<models_path>/<task>/<model>`.
     """
     own = labels.where((F.col("task") == name) & (F.col("fold") != "test")).drop("task")
-    with laid_out(own.join(features, ["as_of", "customer_id"]), "as_of") as rows:
+    seen = features.select(*_KEY, *matrix_features(windows_days))
+    with laid_out(own.join(seen, _KEY), "as_of") as rows:
         earlier, later = rows.where("fold = 'train'"), rows.where("fold = 'validation'")
         counts = [_count_events(earlier), _count_events(later)]
         if any(events in (0, count) for count, events in counts):
@@ -217,7 +225,7 @@ def _regression(features: str, penalty: float) -> LogisticRegression:
 def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int, float]:
     """Which candidate has the highest AUC on later rows than it was fitted to (the first of equals), and that AUC."""
     with _matrix(family, earlier) as (prepared, matrix):
-        held_out = prepared.transform(later).persist()
+        held_out = prepared.transform(later).select(*matrix.columns).persist()
         aucs = [auc(classifier.fit(matrix).transform(held_out)) for _, classifier in family.candidates]
         held_out.unpersist()
     best = max(aucs)
@@ -226,9 +234,9 @@ def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int,
 
 @contextmanager
 def _matrix(family: _Family, rows: DataFrame) -> Iterator[tuple[PipelineModel, DataFrame]]:
-    """The fitted stages that make a family's matrix, and the rows with it."""
+    """The fitted stages that make a family's matrix, and the rows with it but without what it was made from."""
     prepared = Pipeline(stages=list(family.matrix)).fit(rows)
-    matrix = prepared.transform(rows).persist()
+    matrix = prepared.transform(rows).drop(*rows.drop("label").columns).persist()
     try:
         yield prepared, matrix
     finally:

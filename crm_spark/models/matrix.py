@@ -10,7 +10,6 @@ from pyspark.ml.feature import OneHotEncoder, SQLTransformer, StringIndexer, Vec
 from pyspark.sql import DataFrame
 
 from crm_spark.features.tables import DEMOGRAPHICS
-from crm_spark.session import fixed_plans
 
 # MLlib's sums depend on how rows are laid out: the number of partitions follows from the rows alone.
 _ROWS_A_PARTITION = 50_000
@@ -22,7 +21,7 @@ _MISSING = {
     "response_recency_days": str(_NEVER_DAYS),
     "tenure_days": "0",
     # Whoever bought on one day has no rhythm yet: the time since then stands for it.
-    "mean_gap_days": "tenure_days",
+    "mean_gap_days": "coalesce(tenure_days, 0)",
     "overdue_ratio": "1",
 }
 _CATEGORIES = [f"category_of_{name}" for name in DEMOGRAPHICS]
@@ -54,6 +53,8 @@ def matrix_stages(windows_days: Sequence[int], with_logs: bool) -> list[Estimato
     if with_logs:
         filled = [f"signum({_filled(name)}) * log1p(abs({_filled(name)})) AS {_column(name)}" for name in numbers]
     known = [f"coalesce({name}, 'unknown') AS known_{name}" for name in DEMOGRAPHICS]
+    inputs = [*map(_column, numbers), *(f"{_IS_PREFIX}{name}" for name in DEMOGRAPHICS)]
+    made = [*inputs, *_CATEGORIES, *(f"known_{name}" for name in DEMOGRAPHICS)]
     return [
         SQLTransformer(statement=f"SELECT *, {', '.join(filled + known)} FROM __THIS__"),  # noqa: S608
         StringIndexer(
@@ -63,9 +64,8 @@ def matrix_stages(windows_days: Sequence[int], with_logs: bool) -> list[Estimato
             stringOrderType="alphabetAsc",
         ),
         OneHotEncoder(inputCols=_CATEGORIES, outputCols=[f"{_IS_PREFIX}{name}" for name in DEMOGRAPHICS]),
-        VectorAssembler(
-            inputCols=[*map(_column, numbers), *(f"{_IS_PREFIX}{name}" for name in DEMOGRAPHICS)], outputCol="matrix"
-        ),
+        VectorAssembler(inputCols=inputs, outputCol="matrix"),
+        SQLTransformer(statement=f"SELECT * EXCEPT ({', '.join(made)}) FROM __THIS__"),  # noqa: S608
     ]
 
 
@@ -78,14 +78,16 @@ def matrix_terms(rows: DataFrame) -> list[str]:
 
 @contextmanager
 def laid_out(rows: DataFrame, *key: str) -> Iterator[DataFrame]:
-    """The rows as a fit sees them: always in the same partitions and order, so that sums come out the same."""
-    with fixed_plans(rows.sparkSession):
-        partitions = 1 + rows.count() // _ROWS_A_PARTITION
-        rows = rows.repartition(partitions, "customer_id").sortWithinPartitions("customer_id", *key).persist()
-        try:
-            yield rows
-        finally:
-            rows.unpersist()
+    """The rows as a fit sees them: always in the same partitions and order, so that sums come out the same.
+
+    They must come from a session with `fixed_plans`.
+    """
+    partitions = 1 + rows.count() // _ROWS_A_PARTITION
+    rows = rows.repartition(partitions, "customer_id").sortWithinPartitions("customer_id", *key).persist()
+    try:
+        yield rows
+    finally:
+        rows.unpersist()
 
 
 def _filled(name: str) -> str:

@@ -65,15 +65,17 @@ def fit_segments(
         with laid_out(transformer.transform(laid)) as matrix:
             fitted = [_fit_best_start(matrix, count, settings) for count in counts]
             silhouettes = [_silhouette(model, matrix) for model in fitted]
-            candidates = []
-            for count, model, silhouette in zip(counts, fitted, silhouettes, strict=True):
-                path = f"{models_path}/segments_{count}"
-                whole = PipelineModel([*transformer.stages, model])
-                whole.write().overwrite().save(f"{models_uri}/{path}")
-                names = _name_clusters(model.transform(matrix), count)
-                is_chosen = count == counts[int(np.argmax(silhouettes))]
-                candidates.append((count, silhouette, _cost(model), is_chosen, path, names))
-    return FittedSegments(candidates)
+            best = int(np.argmax(silhouettes))
+            names = _name_clusters(fitted[best].transform(matrix), counts[best])
+            path = f"{models_path}/segments"
+            PipelineModel([*transformer.stages, fitted[best]]).write().overwrite().save(f"{models_uri}/{path}")
+            chosen = {best: (True, path, names)}
+            return FittedSegments(
+                [
+                    (count, silhouettes[index], _cost(fitted[index]), *chosen.get(index, (False, None, None)))
+                    for index, count in enumerate(counts)
+                ]
+            )
 
 
 def build_candidates(fitted: FittedSegments, features: DataFrame) -> DataFrame:

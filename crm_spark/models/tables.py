@@ -128,8 +128,8 @@ SEGMENT_CANDIDATES = Table(
         Column("silhouette", "double", "Mean silhouette (squared Euclidean): 1 is well apart, 0 is not."),
         Column("cost", "double", "Sum of squared distances to the centres, the best of all starts."),
         Column("is_chosen", "boolean", "True for the highest silhouette."),
-        Column("path", "string", "Where the model is saved, relative to the lake."),
-        Column("segment_names", "array<string>", "The names of its clusters, in the saved model's order."),
+        Column("path", "string", "Where the chosen model is saved, relative to the lake.", nullable=True),
+        Column("segment_names", "array<string>", "The names of its clusters, in the model's order.", nullable=True),
     ),
 )
 

@@ -17,7 +17,7 @@ from crm_spark.report.texts import load_texts
 __all__ = ["Headline", "ReportData", "read_report_data", "render_report", "write_report"]
 
 
-def write_report(lake: Lake, publication: Publication, path: Path, language: str, currency: str) -> Path:
+def write_report(lake: Lake, publication: Publication, path: Path, language: str) -> Path:
     """Write the report of a publication; returns its path.
 
     Raises:
@@ -25,8 +25,8 @@ def write_report(lake: Lake, publication: Publication, path: Path, language: str
         LakeError: if the publication holds no marts.
     """
     # An unknown language shall fail before anything is read.
-    load_texts(language, currency)
-    html = render_report(read_report_data(lake, publication, currency), language)
+    load_texts(language, publication.currency)
+    html = render_report(read_report_data(lake, publication), language)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(html, encoding="utf-8")
     return path

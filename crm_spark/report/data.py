@@ -60,8 +60,8 @@ class ReportData:
     currency: str
 
 
-def read_report_data(lake: Lake, publication: Publication, currency: str) -> ReportData:
-    """Everything that the report shows of one publication; `currency` is that of its amounts.
+def read_report_data(lake: Lake, publication: Publication) -> ReportData:
+    """Everything that the report shows of one publication.
 
     Raises:
         LakeError: if the publication holds no marts.
@@ -86,7 +86,7 @@ def read_report_data(lake: Lake, publication: Publication, currency: str) -> Rep
         publication_id=publication.publication_id,
         published_at=publication.published_at,
         crm_spark_version=publication.crm_spark_version,
-        currency=currency,
+        currency=publication.currency,
     )
 
 

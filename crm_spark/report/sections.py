@@ -325,9 +325,9 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
 
 
 def _reasons_text(reasons: Any, texts: Texts) -> str:
-    """The most frequent reason first; Spark brings a map as a dict or, through Arrow, as pairs."""
-    counts = sorted(dict(reasons).items(), key=lambda reason: (-reason[1], reason[0]))
-    named = (f"{texts.name('reasons', name)}: {texts.number(count)}" for name, count in counts)
+    """The most frequent reason first; Spark brings structs as dicts or as rows, which are read alike."""
+    counts = sorted(reasons, key=lambda reason: (-reason["row_count"], reason["reason"]))
+    named = (f"{texts.name('reasons', count['reason'])}: {texts.number(count['row_count'])}" for count in counts)
     return texts.text("data.reason_separator").join(named) or texts.text("missing")
 
 

@@ -1,0 +1,192 @@
+"""The whole job on a small shop: stopped and taken up, on one core and two, with orders alone."""
+
+import io
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from rich.console import Console
+from shop import write_shop
+
+from crm_spark.cli import main
+from crm_spark.config import load_config
+from crm_spark.errors import ConfigError, LakeError
+from crm_spark.lake import Lake, Publication, PublishedLake
+from crm_spark.marts.tables import MART_CUSTOMER_360, MART_MODEL_QUALITY
+from crm_spark.progress import RunProgress
+from crm_spark.refresh import STAGES, Refreshed, refresh
+from crm_spark.report.build import write_report
+
+ROOT = Path(__file__).parent.parent
+RUN_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+# Less to fit and narrower tables: what is shown here does not depend on their number.
+SMALLER = ("segments.starts=2", "segments.cluster_counts=[2, 3]", "features.windows_days=[28]")
+
+
+def refreshed(spark: SparkSession, conf: Path, lake: Path, **stages: str) -> tuple[Refreshed, list[str]]:
+    """What a refresh came to, and the lines that its log shows."""
+    log = io.StringIO()
+    config = load_config(conf, SMALLER, lake=str(lake))
+    with RunProgress(Console(file=log, width=200)) as progress:
+        done = refresh(spark, config, RUN_AT, progress, **stages)
+    return done, log.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("shop") / "files")
+
+
+@pytest.fixture(scope="module")
+def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake whose refresh was stopped after cleaning and taken up at facts, before anything was published."""
+    path = tmp_path_factory.mktemp("stopped") / "lake"
+    stopped, log = refreshed(spark, shop, path, last_stage="cleaning")
+    assert stopped == Refreshed(None, is_new=False)
+    assert log[-1] == "stopped after cleaning; nothing published (run without --to to publish)"
+    taken_up, log = refreshed(spark, shop, path, first_stage="facts")
+    assert taken_up.is_new
+    assert [line.split(":")[0] for line in log] == list(STAGES)
+    assert "sources: 0 tables written, 1 unchanged" in log[0]
+    assert "cleaning: 0 tables written, 13 unchanged" in log[1]
+    assert "facts: 6 tables written, 0 unchanged" in log[2]
+    return path
+
+
+@pytest.fixture(scope="module")
+def publication(spark: SparkSession, lake_path: Path) -> Publication:
+    return Lake(spark, str(lake_path)).require_publication()
+
+
+def test_a_refresh_that_was_stopped_is_taken_up_and_publishes_all_tables(publication: Publication) -> None:
+    assert publication.publication_no == 1
+    assert publication.currency == "EUR"
+    assert set(publication.tables) == {table.name for stage in STAGES.values() for table in stage.tables}
+
+
+def test_each_kind_of_row_is_accounted_for(spark: SparkSession, lake_path: Path, publication: Publication) -> None:
+    account = Lake(spark, str(lake_path)).read(publication.tables["cleaning_account"])
+    (orders,) = (
+        account.where("entity = 'orders'")
+        .selectExpr(
+            "sum(read_count) - sum(accepted_count) - sum(rejected_count) - sum(duplicate_count) AS missing",
+            "sum(rejected_count) AS rejected",
+            "sum(duplicate_count) AS duplicates",
+        )
+        .collect()
+    )
+    assert orders.asDict() == {"missing": 0, "rejected": 2, "duplicates": 1}
+
+
+def test_both_tasks_have_models_and_baselines(spark: SparkSession, lake_path: Path, publication: Publication) -> None:
+    quality = Lake(spark, str(lake_path)).read(publication.tables[MART_MODEL_QUALITY.name]).toPandas()
+    tested = quality[(quality["fold"] == "test") & (quality["metric"] == "auc")]
+    assert tested.groupby("task")["model"].nunique().to_dict() == {"campaign_response": 5, "churn": 5}
+
+
+def test_the_same_run_again_builds_nothing(spark: SparkSession, shop: Path, lake_path: Path) -> None:
+    again, log = refreshed(spark, shop, lake_path)
+    assert not again.is_new
+    assert all(": 0 tables written" in line for line in log)
+
+
+def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match="ingest_ledger: found no version; run without --from"):
+        refreshed(spark, shop, tmp_path / "lake", first_stage="facts")
+
+
+def test_stages_are_named_and_in_order(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found a later stage than --to facts"):
+        refreshed(spark, shop, tmp_path / "lake", first_stage="marts", last_stage="facts")
+    with pytest.raises(ConfigError, match="found stage 'fact', expected one of: sources, cleaning"):
+        refreshed(spark, shop, tmp_path / "lake", first_stage="fact")
+
+
+@pytest.fixture(scope="module")
+def orders_alone(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Publication]:
+    """The configuration, the lake and the publication of a company that has nothing but orders."""
+    folder = tmp_path_factory.mktemp("orders_alone")
+    conf = write_shop(folder / "files", orders_only=True)
+    done, _ = refreshed(spark, conf, folder / "lake")
+    assert done.publication is not None
+    return conf, folder / "lake", done.publication
+
+
+def test_orders_alone_make_segments_churn_and_a_report(
+    spark: SparkSession, orders_alone: tuple[Path, Path, Publication], tmp_path: Path
+) -> None:
+    _, path, publication = orders_alone
+    lake = Lake(spark, str(path))
+    customers = lake.read(publication.tables[MART_CUSTOMER_360.name]).toPandas()
+    assert customers["segment_name"].nunique() >= 2
+    assert customers["churn_probability"].between(0, 1).all()
+    assert customers["response_probability"].isna().all()
+    assert "EUR" in write_report(lake, publication, tmp_path / "report.html", "en").read_text()
+
+
+def test_one_core_and_two_publish_the_same(orders_alone: tuple[Path, Path, Publication], tmp_path: Path) -> None:
+    """By spark-submit, on one core, with another number of shuffle partitions, and on a host elsewhere."""
+    conf, _, publication = orders_alone
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_", "SPARK_"))}
+    environment |= {"PYSPARK_PYTHON": sys.executable, "TZ": "America/New_York"}
+    settings = [part for setting in SMALLER for part in ("--set", setting)]
+    done = subprocess.run(
+        [
+            f"{sys.prefix}/bin/spark-submit",
+            *("--master", "local[1]", "--properties-file", str(ROOT / "conf" / "spark-local.conf")),
+            *("--conf", "spark.sql.shuffle.partitions=3", "--driver-memory", "2g"),
+            *("--conf", f"spark.local.dir={tmp_path / 'scratch'}"),
+            *(str(ROOT / "jobs" / "refresh.py"), "--conf", str(conf), "--lake", "lake", *settings),
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    other = PublishedLake(str(tmp_path / "lake")).require_publication()
+    contents, expected = (
+        {name: pin.content_hash for name, pin in tables.items()} for tables in (other.tables, publication.tables)
+    )
+    assert contents == expected
+    assert other.publication_id == publication.publication_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "segments.start=3"], "segments.start: found an unknown key"),
+        (["--set", "segments.starts=many"], "segments.starts: found 'many'"),
+        (["--as-of", "2026-02-30"], "--as-of: found '2026-02-30', expected a date"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line_and_exit_code_2(
+    shop: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["crm-spark", "refresh", "--conf", str(shop), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_terminal_shows_each_stage_how_far_it_is_and_on_what() -> None:
+    screen = io.StringIO()
+    with RunProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
+        with progress.stage("facts", step_count=2) as stage:
+            stage.begin("fact_order_lines")
+            stage.end(changed=True)
+        shown = screen.getvalue()
+        with progress.stage("features", step_count=1) as stage:
+            stage.begin("feature_customers")
+            stage.end(changed=False)
+    assert "facts" in shown
+    final = screen.getvalue().rsplit("facts", 1)[1]
+    assert "1/1" in final
+    assert "0 tables written, 1 unchanged" in final
