@@ -47,9 +47,13 @@ def main() -> None:
 def refresh(
     conf: Annotated[Path, typer.Option(help="The data set's configuration.", metavar="FILE")],
     lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
-    as_of: Annotated[str | None, typer.Option(help="Score customers for this date.", metavar="DATE")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Score customers for this date, instead of the configuration's or today.", metavar="DATE"),
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace one key, as in segments.starts=3.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option("--set", help="Replace one key, as in segments.starts=3; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     first_stage: Annotated[
         str, typer.Option("--from", help="First stage to run; earlier ones must be up to date.", metavar="STAGE")
@@ -117,10 +121,10 @@ def demo(
         _say("\nSegments")
         _print_rows(
             spark,
-            "SELECT segment_name, customer_count, round(100 * net_amount_share, 1) AS revenue_percent, "
-            "round(mean_recency_days) AS mean_recency_days, round(mean_order_count) AS mean_order_count, "
-            "round(mean_churn_probability, 2) AS mean_churn_probability "
-            "FROM mart_segment_profiles ORDER BY net_amount DESC",
+            "SELECT segment_name AS segment, customer_count AS customers, "
+            "round(100 * net_amount_share, 1) AS `revenue %`, int(round(mean_recency_days)) AS `days idle`, "
+            "int(round(mean_order_count)) AS orders, round(mean_churn_probability, 2) AS `churn risk` "
+            "FROM mart_segment_profiles ORDER BY net_amount DESC, segment_name",
             limit=20,
         )
         _say(f"Lake:   {Path(lake).absolute()}\nReport: {path.absolute()}\n\nTry a query:")

@@ -46,7 +46,7 @@ PUBLICATIONS = Table(
 )
 
 # Every reader that analysts use knows reader version 1; each of these would raise it or mislead one of them.
-# The program keeps publications 30 days; files outlive them by a week.
+# What a publication of the last 30 days shows stays readable, and a week more.
 _PROPERTIES = {
     "delta.enableDeletionVectors": "false",
     "delta.columnMapping.mode": "none",

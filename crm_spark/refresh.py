@@ -112,6 +112,11 @@ def refresh(
             with progress.stage(name, len(stage.tables)) as run.progress:
                 run.may_build = index >= first
                 stage.refresh(run)
+        if run.known_until < _knowable_until(run, run.as_of):
+            progress.say(
+                f"{run.as_of} was published before, as known until {run.known_until:%Y-%m-%d %H:%M} UTC: "
+                "what was learned later counts from the next --as-of on"
+            )
         publication = run.publication()
         previous = run.previous
         if previous is not None and previous.publication_id == publication.publication_id:
@@ -122,37 +127,45 @@ def refresh(
 
 def _start_run(lake: Lake, config: Config, run_at: datetime) -> Run:
     as_of = config.as_of or run_at.astimezone(config.zone()).date()
-    run = Run(
+    return Run(
         config=config,
         lake=lake,
         as_of=as_of,
-        known_until=_known_until(config, as_of, run_at),
+        known_until=run_at,
         run_at=run_at,
         previous=lake.last_publication(),
+        learned_until=run_at,
     )
-    run.known_until = lake.published_known_until().get(as_of, run.known_until)
-    return run
-
-
-def _known_until(config: Config, as_of: date, run_at: datetime) -> datetime:
-    """The run's clock, which what it takes in itself precedes; for a past cut-off, some hours after it."""
-    midnight = datetime.combine(as_of, time.min, config.zone()).astimezone(UTC)
-    return min(run_at + timedelta(microseconds=1), midnight + timedelta(hours=config.arrival_hours))
 
 
 def _refresh_sources(run: Run) -> None:
-    if not run.may_build:
+    if run.may_build:
+        previous = run.previous
+        pinned = previous.tables.get(INGEST_LEDGER.name) if previous else None
+        known = read_landed_files(run.lake.read(pinned)) if pinned else []
+        landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
+        run.update(
+            INGEST_LEDGER,
+            lambda: build_ingest_ledger(run.lake.spark, landed),
+            given=[(file.source, file.batch_id) for file in landed],
+        )
+    else:
         run.take(INGEST_LEDGER)
-        return
-    previous = run.previous
-    pinned = previous.tables.get(INGEST_LEDGER.name) if previous else None
-    known = read_landed_files(run.lake.read(pinned)) if pinned else []
-    landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
-    run.update(
-        INGEST_LEDGER,
-        lambda: build_ingest_ledger(run.lake.spark, landed),
-        given=[(file.source, file.batch_id) for file in landed],
-    )
+    # Not the clock: a run that takes up another's work shall see what that one saw.
+    taken_in = [file.ingested_at for file in read_landed_files(run.read(INGEST_LEDGER))]
+    run.learned_until = max(taken_in) + timedelta(microseconds=1)
+    run.known_until = _known_until(run, run.as_of)
+
+
+def _known_until(run: Run, day: date) -> datetime:
+    """Up to when rows count as known at a cut-off: if it was published before, as they did then."""
+    return run.lake.published_known_until().get(day, _knowable_until(run, day))
+
+
+def _knowable_until(run: Run, day: date) -> datetime:
+    """All that has been taken in; for a past cut-off, what was learned up to some hours after it."""
+    midnight = datetime.combine(day, time.min, run.config.zone()).astimezone(UTC)
+    return min(run.learned_until, midnight + timedelta(hours=run.config.arrival_hours))
 
 
 def _refresh_cleaning(run: Run) -> None:
@@ -220,12 +233,7 @@ def _refresh_facts(run: Run) -> None:
 
 def _refresh_features(run: Run) -> None:
     windows = run.config.features.windows_days
-    published = run.lake.published_known_until()
-    cutoffs = [
-        Cutoff(day, published.get(day, _known_until(run.config, day, run.run_at)))
-        for day in task_cutoffs(run.config.tasks.values(), run.as_of)
-        if day != run.as_of
-    ] + [Cutoff(run.as_of, run.known_until)]
+    cutoffs = [Cutoff(day, _known_until(run, day)) for day in task_cutoffs(run.config.tasks.values(), run.as_of)]
     table = feature_customers(windows)
     run.update(
         table,
@@ -322,7 +330,10 @@ def _refresh_marts(run: Run) -> None:
         lambda: run.update(MART_MODEL_DECILES, build_model_deciles, [MODEL_SCORES]),
         lambda: run.update(MART_MODEL_RULES, build_model_rules, [MODEL_RULES]),
         lambda: run.update(
-            MART_DEPARTMENT_WEEKS, partial(build_department_weeks, as_of=run.as_of), [FACT_ORDER_LINES], run.as_of
+            MART_DEPARTMENT_WEEKS,
+            partial(build_department_weeks, as_of=run.as_of, known_until=run.known_until),
+            [FACT_ORDER_LINES],
+            [run.as_of, run.known_until],
         ),
         lambda: run.update(MART_DATA_QUALITY, build_data_quality, [CLEANING_ACCOUNT, *REJECTED.values()]),
     )

@@ -34,7 +34,9 @@ class Run:
     config: Config
     lake: Lake
     as_of: date
+    # Up to when rows count as known, and by when the newest was taken in: settled by the sources stage.
     known_until: datetime
+    learned_until: datetime
     run_at: datetime
     previous: Publication | None
     pins: dict[str, Pin] = field(default_factory=dict)
@@ -86,8 +88,12 @@ class Run:
     def side_by_side(self, *updates: Callable[[], None]) -> None:
         """Make tables that do not read each other: while one plans or commits, another uses the cores."""
         with ThreadPoolExecutor(_UPDATES_AT_ONCE) as pool:
-            for done in [pool.submit(update) for update in updates]:
-                done.result()
+            try:
+                for done in [pool.submit(update) for update in updates]:
+                    done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def fingerprint(self, table: Table, reads: Sequence[Table], given: object) -> str:
         inputs = {read.name: self.pins[read.name].content_hash for read in reads}

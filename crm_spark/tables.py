@@ -103,13 +103,16 @@ class Summary:
 def summarise(rows: DataFrame, table: Table) -> Summary:
     """Count and hash the rows and check them against the declaration.
 
-    The content hash is the row count and the sum of `xxhash64` over the non-volatile columns: it does not
-    depend on the order of rows or on how they are partitioned.
+    The content hash is the row count and the sum of `xxhash64` over the non-volatile columns and over which of
+    them are NULL: it does not depend on the order of rows or on how they are partitioned.
     """
     nulls = {f"{c.name} is NULL": F.col(c.name).isNull() for c in table.columns if not c.nullable}
     broken = {f"{c.name} is broken ({c.must_hold})": is_broken(c) for c in table.checks}
     faults = nulls | broken
-    hash_ = F.xxhash64(*(F.col(column.name) for column in table.columns if not column.volatile))
+    lasting = [column for column in table.columns if not column.volatile]
+    # xxhash64 passes over NULL, so a value that moved to a column beside it would not show.
+    is_null = (F.col(column.name).isNull() for column in lasting if column.nullable)
+    hash_ = F.xxhash64(*(F.col(column.name) for column in lasting), *is_null)
     key_count = F.count_distinct(F.xxhash64(*(F.col(name) for name in table.key)))
     measures = [F.count("*"), key_count, *(F.sum(part) for part in _hash_parts(hash_))]
     measures += [F.count_if(fault) for fault in faults.values()]

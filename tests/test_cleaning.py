@@ -246,9 +246,9 @@ def test_odd_headers_are_read_as_they_stand(shop: Shop) -> None:
             {"a.csv": HEADER, "b.csv": "line_no,order_id,customer_id,ordered_at,amount\n"},
             {},
             SourceError,
-            "file [ab].csv: found the header .*; expected that of [ab].csv: ",
+            "file [ab].csv: found the columns .*; expected those of [ab].csv: ",
         ),
-        ({"a.csv": HEADER, "b.csv": "order_id,line_no\n"}, {}, SourceError, "found the header"),
+        ({"a.csv": HEADER, "b.csv": "order_id,line_no\n"}, {}, SourceError, "found the columns"),
         (
             {"a.json": '{"order_id":1,"line_no":1}\n{"Order_Id":2,"line_no":1}\n'},
             {"format": "json"},

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from crm_spark.config import Segments, Task
@@ -160,7 +161,7 @@ def planted(spark: SparkSession) -> Iterator[DataFrame]:
 def test_segments_recover_planted_groups_and_name_them_by_profile(
     spark: SparkSession, planted: DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    settings = Segments(cluster_counts=(2, 3, 4), starts=3, sample_customers=1000, seed=5)
+    settings = Segments(cluster_counts=(2, 3, 4), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
     rfm = score_rfm(planted, fit_rfm_cut_points(planted))
     candidates = build_candidates(fit_segments(planted, rfm, settings, uri, "segments"), planted)
@@ -263,14 +264,14 @@ def fitted_task(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     return {"features": features, "labels": labelled, "uri": uri, "fitted": fitted}
 
 
-def _scores(task: dict[str, object], features: DataFrame) -> DataFrame:
+def _scores(task: dict[str, object], features: DataFrame, settings: Task = CHURN) -> DataFrame:
     return build_scores(
         features,
         task["labels"],
         build_registry(task["fitted"], features),
         build_rules(task["fitted"], features),
         build_coefficients(task["fitted"], features),
-        {"churn": CHURN},
+        {"churn": settings},
         AS_OF,
         task["uri"],
     )
@@ -303,6 +304,19 @@ def test_saved_models_score_again_with_reasons(fitted_task: dict[str, object]) -
     assert risky["reasons"].map(lambda reasons: "recency_days is high" in list(reasons)).all()
 
 
+def test_whoever_never_bought_gets_a_probability_of_a_response(
+    spark: SparkSession, fitted_task: dict[str, object]
+) -> None:
+    unknown = ("recency_days", "tenure_days", "mean_gap_days", "gap_spread_days", "overdue_ratio", "mean_order_amount")
+    nobody = features_of(spark, pd.DataFrame({"customer_id": ["nobody"], "order_count": [0]}))
+    nobody = nobody.withColumns({name: F.lit(None).cast(nobody.schema[name].dataType) for name in unknown})
+    task = CHURN.model_copy(update={"label": "response_to_contact"})
+    scores = _scores(fitted_task, fitted_task["features"].unionByName(nobody), task)
+    of_nobody = scores.where("customer_id = 'nobody'").toPandas()
+    assert len(of_nobody) == 5
+    assert of_nobody["probability"].between(0, 1).all()
+
+
 def test_scores_do_not_depend_on_the_order_of_rows(fitted_task: dict[str, object]) -> None:
     features = fitted_task["features"]
     task = fitted_task | {
@@ -326,8 +340,6 @@ def test_a_model_whose_features_are_gone_is_refused(fitted_task: dict[str, objec
 
 
 def test_a_task_with_one_class_is_left_out(spark: SparkSession, fitted_task: dict[str, object]) -> None:
-    from pyspark.sql import functions as F
-
     none = fitted_task["labels"].withColumn("label", F.lit(0))
     assert fit_tasks({"churn": CHURN}, fitted_task["features"], none, AS_OF, WINDOWS, fitted_task["uri"], "none") == []
 
@@ -350,6 +362,10 @@ def test_a_tree_that_splits_on_a_category_says_which(
     uri = str(tmp_path_factory.mktemp("models"))
     features = features_of(spark, pd.DataFrame(rows))
     (fitted,) = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, WINDOWS, uri, "models")
+    # Both models rank as well: still, one of them is shown.
+    registry = build_registry([fitted], features).toPandas()
+    assert len(set(registry["validation_auc"])) == 1
+    assert registry["is_champion"].sum() == 1
     probabilities = {rule.conditions: rule.probability for rule in fitted.rules}
     assert set(probabilities) in (
         {("age_band is 65+",), ("age_band is not 65+",)},

@@ -1,10 +1,10 @@
-"""The whole job on a small shop: stopped and taken up, on one core and two, with orders alone."""
+"""The whole job on a small shop that has orders alone: stopped and taken up, on one core and two."""
 
 import io
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,17 +22,21 @@ from crm_spark.refresh import STAGES, Refreshed, refresh
 from crm_spark.report.build import write_report
 
 ROOT = Path(__file__).parent.parent
-RUN_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+ON_THE_DAY = datetime(2025, 10, 1, 4, tzinfo=UTC)
+RUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = RUN_AT + timedelta(minutes=5)
 # Less to fit and narrower tables: what is shown here does not depend on their number.
 SMALLER = ("segments.starts=2", "segments.cluster_counts=[2, 3]", "features.windows_days=[28]")
 
 
-def refreshed(spark: SparkSession, conf: Path, lake: Path, **stages: str) -> tuple[Refreshed, list[str]]:
+def refreshed(
+    spark: SparkSession, conf: Path, lake: Path, run_at: datetime = RUN_AT, **stages: str
+) -> tuple[Refreshed, list[str]]:
     """What a refresh came to, and the lines that its log shows."""
     log = io.StringIO()
     config = load_config(conf, SMALLER, lake=str(lake))
     with RunProgress(Console(file=log, width=200)) as progress:
-        done = refresh(spark, config, RUN_AT, progress, **stages)
+        done = refresh(spark, config, run_at, progress, **stages)
     return done, log.getvalue().splitlines()
 
 
@@ -48,7 +52,7 @@ def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPath
     stopped, log = refreshed(spark, shop, path, last_stage="cleaning")
     assert stopped == Refreshed(None, is_new=False)
     assert log[-1] == "stopped after cleaning; nothing published (run without --to to publish)"
-    taken_up, log = refreshed(spark, shop, path, first_stage="facts")
+    taken_up, log = refreshed(spark, shop, path, LATER, first_stage="facts")
     assert taken_up.is_new
     assert [line.split(":")[0] for line in log] == list(STAGES)
     assert "sources: 0 tables written, 1 unchanged" in log[0]
@@ -82,16 +86,39 @@ def test_each_kind_of_row_is_accounted_for(spark: SparkSession, lake_path: Path,
     assert orders.asDict() == {"missing": 0, "rejected": 2, "duplicates": 1}
 
 
-def test_both_tasks_have_models_and_baselines(spark: SparkSession, lake_path: Path, publication: Publication) -> None:
+def test_there_are_churn_models_and_baselines_and_none_for_responses(
+    spark: SparkSession, lake_path: Path, publication: Publication
+) -> None:
     quality = Lake(spark, str(lake_path)).read(publication.tables[MART_MODEL_QUALITY.name]).toPandas()
     tested = quality[(quality["fold"] == "test") & (quality["metric"] == "auc")]
-    assert tested.groupby("task")["model"].nunique().to_dict() == {"campaign_response": 5, "churn": 5}
+    assert tested.groupby("task")["model"].nunique().to_dict() == {"churn": 5}
+
+
+def test_customers_have_segments_churn_and_a_report(
+    spark: SparkSession, lake_path: Path, publication: Publication, tmp_path: Path
+) -> None:
+    lake = Lake(spark, str(lake_path))
+    customers = lake.read(publication.tables[MART_CUSTOMER_360.name]).toPandas()
+    assert customers["segment_name"].nunique() >= 2
+    assert customers["churn_probability"].between(0, 1).all()
+    assert customers["response_probability"].isna().all()
+    assert "EUR" in write_report(lake, publication, tmp_path / "report.html", "en").read_text()
 
 
 def test_the_same_run_again_builds_nothing(spark: SparkSession, shop: Path, lake_path: Path) -> None:
-    again, log = refreshed(spark, shop, lake_path)
+    again, log = refreshed(spark, shop, lake_path, LATER)
     assert not again.is_new
     assert all(": 0 tables written" in line for line in log)
+
+
+def test_a_run_on_the_very_day_that_it_scores_is_taken_up_later(
+    spark: SparkSession, shop: Path, tmp_path: Path
+) -> None:
+    refreshed(spark, shop, tmp_path / "lake", ON_THE_DAY, last_stage="features")
+    _, log = refreshed(
+        spark, shop, tmp_path / "lake", ON_THE_DAY + timedelta(hours=1), first_stage="features", last_stage="features"
+    )
+    assert "features: 0 tables written, 1 unchanged" in log[3]
 
 
 def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
@@ -106,31 +133,8 @@ def test_stages_are_named_and_in_order(spark: SparkSession, shop: Path, tmp_path
         refreshed(spark, shop, tmp_path / "lake", first_stage="fact")
 
 
-@pytest.fixture(scope="module")
-def orders_alone(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Publication]:
-    """The configuration, the lake and the publication of a company that has nothing but orders."""
-    folder = tmp_path_factory.mktemp("orders_alone")
-    conf = write_shop(folder / "files", orders_only=True)
-    done, _ = refreshed(spark, conf, folder / "lake")
-    assert done.publication is not None
-    return conf, folder / "lake", done.publication
-
-
-def test_orders_alone_make_segments_churn_and_a_report(
-    spark: SparkSession, orders_alone: tuple[Path, Path, Publication], tmp_path: Path
-) -> None:
-    _, path, publication = orders_alone
-    lake = Lake(spark, str(path))
-    customers = lake.read(publication.tables[MART_CUSTOMER_360.name]).toPandas()
-    assert customers["segment_name"].nunique() >= 2
-    assert customers["churn_probability"].between(0, 1).all()
-    assert customers["response_probability"].isna().all()
-    assert "EUR" in write_report(lake, publication, tmp_path / "report.html", "en").read_text()
-
-
-def test_one_core_and_two_publish_the_same(orders_alone: tuple[Path, Path, Publication], tmp_path: Path) -> None:
+def test_one_core_and_two_publish_the_same(shop: Path, publication: Publication, tmp_path: Path) -> None:
     """By spark-submit, on one core, with another number of shuffle partitions, and on a host elsewhere."""
-    conf, _, publication = orders_alone
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_", "SPARK_"))}
     environment |= {"PYSPARK_PYTHON": sys.executable, "TZ": "America/New_York"}
     settings = [part for setting in SMALLER for part in ("--set", setting)]
@@ -140,7 +144,7 @@ def test_one_core_and_two_publish_the_same(orders_alone: tuple[Path, Path, Publi
             *("--master", "local[1]", "--properties-file", str(ROOT / "conf" / "spark-local.conf")),
             *("--conf", "spark.sql.shuffle.partitions=3", "--driver-memory", "2g"),
             *("--conf", f"spark.local.dir={tmp_path / 'scratch'}"),
-            *(str(ROOT / "jobs" / "refresh.py"), "--conf", str(conf), "--lake", "lake", *settings),
+            *(str(ROOT / "jobs" / "refresh.py"), "--conf", str(shop), "--lake", "lake", *settings),
         ],
         cwd=tmp_path,
         env=environment,
@@ -162,7 +166,7 @@ def test_one_core_and_two_publish_the_same(orders_alone: tuple[Path, Path, Publi
     [
         (["--set", "segments.start=3"], "segments.start: found an unknown key"),
         (["--set", "segments.starts=many"], "segments.starts: found 'many'"),
-        (["--as-of", "2026-02-30"], "--as-of: found '2026-02-30', expected a date"),
+        (["--as-of", "2025-02-30"], "--as-of: found '2025-02-30', expected a date"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_one_line_and_exit_code_2(

@@ -1,6 +1,7 @@
 """One run: what is up to date is taken, what is not is made."""
 
 import threading
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -27,7 +28,8 @@ def config(lake: Lake) -> Config:
 
 @pytest.fixture
 def run(lake: Lake, config: Config) -> Run:
-    return Run(config, lake, date(2026, 11, 1), utc("2026-11-02 00:00:00"), utc("2026-11-03 00:00:00"), previous=None)
+    until, run_at = utc("2026-11-02 00:00:00"), utc("2026-11-03 00:00:00")
+    return Run(config, lake, date(2026, 11, 1), until, until, run_at, previous=None)
 
 
 class Numbers:
@@ -145,15 +147,21 @@ def test_the_code_the_declaration_and_all_values_make_a_fingerprint(run: Run) ->
     assert run.fingerprint(NUMBERS, [], 1) == fingerprints[1]
 
 
-def test_updates_side_by_side_are_all_done_and_an_error_of_one_reaches_the_caller(run: Run) -> None:
+def test_updates_side_by_side_run_at_once_and_an_error_is_raised_when_none_runs_any_more(run: Run) -> None:
     # Each waits for the other: they can only end if they really run at once.
     met = threading.Barrier(2, timeout=30)
     run.side_by_side(met.wait, met.wait)
     done: list[int] = []
 
     def fail() -> None:
+        met.wait()
         raise LakeError("no")
 
+    def write() -> None:
+        met.wait()
+        time.sleep(0.2)
+        done.append(1)
+
     with pytest.raises(LakeError, match="no"):
-        run.side_by_side(fail, lambda: done.append(1))
+        run.side_by_side(fail, write)
     assert done == [1]

@@ -89,6 +89,14 @@ def test_any_lasting_value_changes_the_content_hash(spark: SparkSession, change:
     assert after.content_hash != before.content_hash
 
 
+def test_a_value_that_moves_to_an_empty_column_changes_the_content_hash(spark: SparkSession) -> None:
+    bands = tuple(Column(name, "string", "A band.", nullable=True) for name in ("age_band", "gender"))
+    people = Table("people", "One row per person.", ("person_id",), (Column("person_id", "string", "Who."), *bands))
+    rows = ({"person_id": "p1", "age_band": "35-54"}, {"person_id": "p1", "gender": "35-54"})
+    wrong, right = (summarise(rows_of(spark, people, row), people).content_hash for row in rows)
+    assert wrong != right
+
+
 def test_a_volatile_value_does_not_change_the_content_hash(spark: SparkSession) -> None:
     before = summarise(rows_of(spark, VISITS, a_visit()), VISITS)
     after = summarise(rows_of(spark, VISITS, a_visit(ingested_at="2027-01-01 00:00:00")), VISITS)
@@ -104,8 +112,10 @@ def test_a_row_that_stands_twice_changes_the_content_hash(spark: SparkSession) -
 
 def test_the_content_hash_is_the_exact_sum_of_the_rows_hashes(spark: SparkSession) -> None:
     visits = rows_of(spark, VISITS, *(a_visit(number) for number in range(1, 60)))
-    lasting = [column.name for column in VISITS.columns if not column.volatile]
-    hashes = [row[0] for row in visits.select(F.xxhash64(*lasting)).collect()]
+    lasting = [column for column in VISITS.columns if not column.volatile]
+    values = [F.col(column.name) for column in lasting]
+    is_null = [F.col(column.name).isNull() for column in lasting if column.nullable]
+    hashes = [row[0] for row in visits.select(F.xxhash64(*values, *is_null)).collect()]
     assert min(hashes) < 0 < max(hashes)
     # More than 64 bits hold: Spark's own sum of these would overflow.
     assert sum(abs(value) for value in hashes) > 2**63

@@ -97,8 +97,11 @@ def _survey(judged: Sequence[DataFrame], table: Table) -> tuple[DataFrame | None
         .persist()
     )
     ((most_good, most_bad),) = noted.agg(F.max("good_count"), F.max("bad_count")).collect()
-    repeated = noted.where("good_count > 1").select(*table.key) if (most_good or 0) > 1 else None
-    return repeated, (most_bad or 0) > 0
+    has_bad = (most_bad or 0) > 0
+    if (most_good or 0) > 1:
+        return noted.where("good_count > 1").select(*table.key), has_bad
+    noted.unpersist()
+    return None, has_bad
 
 
 def build_cleaning_account(
@@ -142,6 +145,10 @@ def read_landed(spark: SparkSession, source: Source, files: Sequence[LandedFile]
     paths = [f"{lake_uri}/{file.landed_path}" for file in files]
     reader = spark.read
     if source.format == "parquet":
+        if len(files) > 1:
+            _common_header(
+                {file.file_name: _typed(reader.parquet(path)) for file, path in zip(files, paths, strict=True)}
+            )
         rows = reader.parquet(*paths).withColumn(_CORRUPT, F.lit(None).cast("string"))
     elif source.format == "json":
         options = reader.option("primitivesAsString", True).option("columnNameOfCorruptRecord", _CORRUPT)
@@ -167,14 +174,17 @@ def read_landed(spark: SparkSession, source: Source, files: Sequence[LandedFile]
     return rows.withColumn("_batch_id", F.substring("_metadata.file_name", 1, _SHA256_DIGITS))
 
 
+def _typed(rows: DataFrame) -> list[str]:
+    return [f"{name} {kind}" for name, kind in rows.dtypes]
+
+
 def _common_header(headers: Mapping[str, list[str]]) -> list[str]:
-    """The header that all files of a source share: Spark reads the fields of later files by place."""
+    """The columns that all files of a source share: Spark would read later files as if they were like the first."""
     (first_name, first), *others = headers.items()
     for name, header in others:
         if header != first:
-            raise SourceError(
-                f"file {name}: found the header {', '.join(header)}; expected that of {first_name}: {', '.join(first)}"
-            )
+            found, expected = ", ".join(header), ", ".join(first)
+            raise SourceError(f"file {name}: found the columns {found}; expected those of {first_name}: {expected}")
     return first
 
 

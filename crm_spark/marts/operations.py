@@ -1,6 +1,6 @@
 """Marts about the business's flow and the data's health."""
 
-from datetime import date
+from datetime import date, datetime
 from functools import reduce
 
 from pyspark.sql import DataFrame
@@ -11,10 +11,11 @@ from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS
 from crm_spark.tables import conform
 
 
-def build_department_weeks(lines: DataFrame, as_of: date) -> DataFrame:
-    """Rows: one per department and week before as_of with a sale or return."""
+def build_department_weeks(lines: DataFrame, as_of: date, known_until: datetime) -> DataFrame:
+    """Rows: one per department and week before as_of with a sale or return known before `known_until`."""
     week_starts_on = F.date_trunc("week", "happened_on").cast("date")
-    dated = lines.where(F.col("happened_on") < F.lit(as_of)).withColumn("week_starts_on", week_starts_on)
+    is_visible = (F.col("happened_on") < F.lit(as_of)) & (F.col("known_at") < F.lit(known_until))
+    dated = lines.where(is_visible).withColumn("week_starts_on", week_starts_on)
     first_day = dated.agg(F.min("happened_on").alias("first_on"))
     covered_from = F.greatest("first_on", "week_starts_on")
     covered_to = F.least(F.lit(as_of), F.date_add("week_starts_on", 7))

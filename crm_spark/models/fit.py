@@ -125,7 +125,8 @@ def fit_task(
         row_count, event_count = (sum(values) for values in zip(*counts, strict=True))
         families = [_tree_family(windows_days, task.seed), _regression_family(windows_days)]
         chosen = [_choose(family, earlier, later) for family in families]
-        best_auc = max(auc for _, auc in chosen)
+        validation_aucs = [validation_auc for _, validation_auc in chosen]
+        champion = families[validation_aucs.index(max(validation_aucs))]
         registry, coefficients, rules = [], [], []
         for family, (index, validation_auc) in zip(families, chosen, strict=True):
             parameters, classifier = family.candidates[index]
@@ -149,7 +150,7 @@ def fit_task(
                     row_count,
                     event_count,
                     validation_auc,
-                    validation_auc == best_auc,
+                    family is champion,
                     pyspark.__version__,
                 )
             )
@@ -226,8 +227,10 @@ def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int,
     """Which candidate has the highest AUC on later rows than it was fitted to (the first of equals), and that AUC."""
     with _matrix(family, earlier) as (prepared, matrix):
         held_out = prepared.transform(later).select(*matrix.columns).persist()
-        aucs = [auc(classifier.fit(matrix).transform(held_out)) for _, classifier in family.candidates]
-        held_out.unpersist()
+        try:
+            aucs = [auc(classifier.fit(matrix).transform(held_out)) for _, classifier in family.candidates]
+        finally:
+            held_out.unpersist()
     best = max(aucs)
     return aucs.index(best), best
 
