@@ -154,12 +154,14 @@ def _refresh_sources(run: Run) -> None:
     # Not the clock: a run that takes up another's work shall see what that one saw.
     taken_in = [file.ingested_at for file in read_landed_files(run.read(INGEST_LEDGER))]
     run.learned_until = max(taken_in) + timedelta(microseconds=1)
-    run.known_until = _known_until(run, run.as_of)
+    (cutoff,) = _cutoffs(run, [run.as_of])
+    run.known_until = cutoff.known_until
 
 
-def _known_until(run: Run, day: date) -> datetime:
-    """Up to when rows count as known at a cut-off: if it was published before, as they did then."""
-    return run.lake.published_known_until().get(day, _knowable_until(run, day))
+def _cutoffs(run: Run, days: Sequence[date]) -> list[Cutoff]:
+    """With up to when rows count as known at each: if it was published before, as they did then."""
+    published = run.lake.published_known_until()
+    return [Cutoff(day, published.get(day, _knowable_until(run, day))) for day in days]
 
 
 def _knowable_until(run: Run, day: date) -> datetime:
@@ -233,7 +235,7 @@ def _refresh_facts(run: Run) -> None:
 
 def _refresh_features(run: Run) -> None:
     windows = run.config.features.windows_days
-    cutoffs = [Cutoff(day, _known_until(run, day)) for day in task_cutoffs(run.config.tasks.values(), run.as_of)]
+    cutoffs = _cutoffs(run, task_cutoffs(run.config.tasks.values(), run.as_of))
     table = feature_customers(windows)
     run.update(
         table,

@@ -201,6 +201,18 @@ def test_parquet_keeps_its_types_and_what_does_not_fit_is_rejected(shop: Shop) -
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("other", ["order_id string, line_no int, rebate double", "order_id string, line_no bigint"])
+def test_parquet_files_of_one_source_have_the_same_columns(shop: Shop, other: str) -> None:
+    files = {}
+    for name, schema in {"a.parquet": "order_id string, line_no int", "b.parquet": other}.items():
+        written = shop.folder / "written" / name
+        shop.spark.createDataFrame([], schema).coalesce(1).write.parquet(str(written))
+        (file,) = written.glob("*.parquet")
+        files[name] = file.read_bytes()
+    with pytest.raises(SourceError, match=r"file [ab].parquet: found the columns .*; expected those of [ab].parquet"):
+        shop.add(files, format="parquet").clean()
+
+
 def test_an_amount_in_another_currency_is_rejected_and_one_without_is_in_the_lakes(shop: Shop) -> None:
     header = HEADER.strip() + ",currency\n"
     text = "".join(a_line(name).strip() + f",{name}\n" for name in ("USD", "EUR", "usd"))

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -184,13 +185,17 @@ def test_a_terminal_shows_each_stage_how_far_it_is_and_on_what() -> None:
     screen = io.StringIO()
     with RunProgress(Console(file=screen, force_terminal=True, width=120)) as progress:
         with progress.stage("facts", step_count=2) as stage:
-            stage.begin("fact_order_lines")
             stage.end(changed=True)
-        shown = screen.getvalue()
+            stage.begin("fact_contacts")
+            drawn_by = time.monotonic() + 10
+            while "fact_contacts" not in screen.getvalue() and time.monotonic() < drawn_by:
+                time.sleep(0.05)
+            shown = screen.getvalue().rsplit("facts", 1)[1]
         with progress.stage("features", step_count=1) as stage:
             stage.begin("feature_customers")
             stage.end(changed=False)
-    assert "facts" in shown
+    assert "1/2" in shown
+    assert "fact_contacts" in shown
     final = screen.getvalue().rsplit("facts", 1)[1]
     assert "1/1" in final
     assert "0 tables written, 1 unchanged" in final

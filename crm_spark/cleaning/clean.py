@@ -49,6 +49,7 @@ def clean_entity(
 
     Raises:
         ConfigError: if a mapping is not possible over the file's columns.
+        SourceError: if the files of a source differ in their columns.
     """
     table = CLEAN[entity]
     judged = [
