@@ -74,11 +74,9 @@ def report(
     lake: LakeOption = "lake",
     out: Annotated[Path | None, typer.Option(help="The file to write; by default <lake>/report.html.")] = None,
     language: LanguageOption = "en",
-    properties_file: PropertiesOption = None,
 ) -> None:
     """Write the report of the last publication: one HTML file that needs no network."""
-    with _session(properties_file) as spark:
-        _say(f"report: {_write_report(spark, lake, out, language)}")
+    _say(f"report: {_write_report(lake, out, language)}")
 
 
 @app.command()
@@ -116,7 +114,7 @@ def demo(
     config = load_config(conf, lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     with _session(properties_file) as spark:
         _run_refresh(spark, config, "sources", "marts")
-        path = _write_report(spark, lake, None, language)
+        path = _write_report(lake, None, language)
         _register_views(spark, lake)
         _say("\nSegments")
         _print_rows(
@@ -172,11 +170,11 @@ def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) 
         _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
 
 
-def _write_report(spark: Any, lake: str, out: Path | None, language: str) -> Path:
-    from crm_spark.lake import Lake
+def _write_report(lake: str, out: Path | None, language: str) -> Path:
+    from crm_spark.lake import PublishedLake
     from crm_spark.report.build import write_report
 
-    opened = Lake(spark, lake)
+    opened = PublishedLake(lake)
     if out is None and opened.local_root is None:
         raise CrmSparkError(f"--out: found none, expected a local file, since the lake is at {lake}")
     path = out or Path(opened.uri) / "report.html"

@@ -8,12 +8,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from urllib.parse import urlparse
 
 import pyarrow as pa
@@ -21,9 +22,10 @@ from deltalake import DeltaTable, QueryBuilder
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.tables import Column, Summary, Table, conform, declared_rows, summarise
+from crm_spark.tables import Column, Summary, Table, conform, declared_rows, local_rows, summarise
 
 PUBLICATIONS = Table(
     name="publications",
@@ -58,6 +60,10 @@ _PROPERTIES = {
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 _SMALL_COUNT = 100_000
+
+# To read a table, Spark first runs three jobs over its log, whatever its size. So few files are named to it instead,
+# which at reader version 1 (no deletion vectors, no other names of columns) hold the rows as they are.
+_FEW_FILES = 32
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,9 @@ class PublishedLake:
         """All publications, the oldest first."""
         if not self._exists(PUBLICATIONS.name):
             return []
-        # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
-        tables = QueryBuilder().register("published", DeltaTable(self.path(PUBLICATIONS.name)))
-        rows = tables.execute("SELECT * FROM published ORDER BY publication_no").read_all()
-        return [_publication(row) for row in pa.table(rows).to_pylist()]
+        published = {PUBLICATIONS.name: DeltaTable(self.path(PUBLICATIONS.name))}
+        rows = _answer("SELECT * FROM publications ORDER BY publication_no", published)
+        return [_publication(row) for row in rows]
 
     def last_publication(self) -> Publication | None:
         publications = self.publications()
@@ -128,6 +133,10 @@ class PublishedLake:
             raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
         return publication
 
+    def query(self, sql: str, *pins: Pin) -> list[dict[str, Any]]:
+        """The few rows that SQL (DataFusion's) finds in the pinned versions, each under its table's name."""
+        return _answer(sql, {pin.name: DeltaTable(self.path(pin.name), version=pin.version) for pin in pins})
+
     def _exists(self, name: str) -> bool:
         return DeltaTable.is_deltatable(self.path(name))
 
@@ -140,7 +149,15 @@ class Lake(PublishedLake):
         self.spark = spark
 
     def read(self, pin: Pin) -> DataFrame:
-        return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
+        """The rows of one version."""
+        stored = DeltaTable(self.path(pin.name), version=pin.version)
+        names = stored.get_add_actions()["path"].to_pylist()
+        if len(names) > _FEW_FILES or stored.protocol().min_reader_version > 1:
+            return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
+        schema = StructType.fromJson(json.loads(stored.schema().to_json()))
+        if not names:
+            return local_rows(self.spark, schema, [])
+        return self.spark.read.schema(schema).parquet(*(_literal(f"{self.path(pin.name)}/{name}") for name in names))
 
     def write(self, table: Table, rows: DataFrame, fingerprint: str) -> Pin:
         """Replace the rows of a table and check what was written.
@@ -245,6 +262,14 @@ def published_views(lake: PublishedLake, publication: Publication) -> dict[str, 
     return views
 
 
+def _answer(sql: str, tables: Mapping[str, DeltaTable]) -> list[dict[str, Any]]:
+    # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
+    registered = QueryBuilder()
+    for name, table in tables.items():
+        registered.register(name, table)
+    return cast(list[dict[str, Any]], pa.table(registered.execute(sql).read_all()).to_pylist())
+
+
 def _publication(row: dict[str, Any]) -> Publication:
     """A row of `publications` as delta-rs reads it."""
     pins = {pin["name"]: Pin(**pin) for pin in row["tables"]}
@@ -260,6 +285,11 @@ def content_fingerprint(*parts: object) -> str:
 def quoted(identifier: str) -> str:
     """An identifier as Spark SQL reads it literally."""
     return "`" + identifier.replace("`", "``") + "`"
+
+
+def _literal(path: str) -> str:
+    """A path as Spark reads it literally, where it would take a pattern."""
+    return re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path)
 
 
 def _text(value: str) -> str:

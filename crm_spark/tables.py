@@ -10,6 +10,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from crm_spark.checks import Check, is_broken
 from crm_spark.errors import ContractError
@@ -57,7 +58,7 @@ def declared_rows(spark: SparkSession, table: Table, rows: Iterable[Sequence[obj
     return local_rows(spark, ", ".join(f"{column.name} {column.type}" for column in table.columns), rows)
 
 
-def local_rows(spark: SparkSession, schema: str, rows: Iterable[Sequence[object]]) -> DataFrame:
+def local_rows(spark: SparkSession, schema: str | StructType, rows: Iterable[Sequence[object]]) -> DataFrame:
     """A few rows from the driver; by way of Arrow, which needs no Python worker."""
     declared = spark.createDataFrame([], schema).schema
     arrow_schema = to_arrow_schema(declared, timezone="UTC")

@@ -3,15 +3,13 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
+from readme import ReadmeRun
 
 from crm_spark.lake import Lake
 from crm_spark.session import build_session
 
-# Thresholds as in conf/spark-local.conf: what runs once is not worth compiling well.
-_JAVA_OPTIONS = (
-    "-XX:+UseSerialGC -XX:Tier4InvocationThreshold=50000 -XX:Tier4MinInvocationThreshold=6000 "
-    "-XX:Tier4CompileThreshold=150000 -XX:Tier4BackEdgeThreshold=400000"
-)
+# Nearly all code runs once or twice here: it is compiled quickly or not at all.
+_JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 _PROPERTIES = f"""\
 spark.master local[2]
 spark.driver.memory 2g
@@ -25,6 +23,22 @@ spark.databricks.delta.snapshotPartitions 1
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Late come what ends the shared session and, last, what waits for the README's commands."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("demo", "ends_spark")])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def readme_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadmeRun | None]:
+    """Started before the first test if any will ask for it: the commands leave cores idle, and so do the tests."""
+    if not any(item.get_closest_marker("demo") for item in request.session.items):
+        yield None
+        return
+    run = ReadmeRun(tmp_path_factory.mktemp("readme"))
+    yield run
+    run.stop()
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One small session for all tests, started by the first that asks for it."""
@@ -35,6 +49,12 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     session = build_session(properties)
     yield session
     session.stop()
+
+
+@pytest.fixture
+def late_spark(spark: SparkSession) -> SparkSession:
+    """The shared session, or one like it if a test has ended that."""
+    return build_session()
 
 
 @pytest.fixture

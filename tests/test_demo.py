@@ -1,13 +1,7 @@
-"""The README's commands on the real data, and what the lake that they leave must hold.
-
-The commands run as written, in a folder of their own that links to the tree, so that nobody's own lake is touched.
-"""
+"""The README's commands on the real data, and what the lake that they leave must hold."""
 
 import importlib.resources
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -24,6 +18,7 @@ from deltalake import DeltaTable
 from pyspark.ml import PipelineModel
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame, SparkSession
+from readme import ReadmeRun
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
@@ -55,28 +50,9 @@ class Demo:
         return {pin["name"]: pin["version"] for pin in last["tables"]}
 
 
-def readme_commands() -> list[str]:
-    """Every shell command of the README but the one that runs these tests."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    return [block.strip() for block in blocks if block.strip() != "scripts/test"]
-
-
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    folder = tmp_path_factory.mktemp("readme")
-    for name in ("scripts", "conf", "jobs"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / ".venv").symlink_to(sys.prefix)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYSPARK_", "SPARK_"))}
-    environment["CRM_SPARK_VENV"] = sys.prefix
-    outputs = {}
-    for command in readme_commands():
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        outputs[command] = done.stdout + done.stderr
-    return Demo(folder, outputs)
+def demo(readme_run: ReadmeRun) -> Demo:
+    return Demo(readme_run.folder, readme_run.outputs())
 
 
 def test_demo_ends_with_the_lake_the_report_the_segments_and_a_query(demo: Demo) -> None:
@@ -155,11 +131,11 @@ def test_ten_deciles_tell_lift_and_calibration(demo: Demo) -> None:
     assert set(deciles.query("fold == 'test'")["decile"]) == set(range(1, 11))
 
 
-def test_churn_models_rank_as_well_as_scikit_learns(demo: Demo, spark: SparkSession) -> None:
+def test_churn_models_rank_as_well_as_scikit_learns(demo: Demo, late_spark: SparkSession) -> None:
     auc = _quality(demo, "churn", "auc")
     registry = demo.frame("model_registry").query("task == 'churn'").set_index("model")
     labels, features = (
-        spark.read.format("delta").load(str(demo.folder / "lake" / name))
+        late_spark.read.format("delta").load(str(demo.folder / "lake" / name))
         for name in ("model_labels", "feature_customers")
     )
     rows = labels.where("task = 'churn'").join(features, ["as_of", "customer_id"]).persist()

@@ -89,6 +89,23 @@ def test_a_pinned_version_stays_readable_after_a_newer_one(spark: SparkSession, 
     assert lake.read(second).count() == 2
 
 
+def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSession, lake: Lake) -> None:
+    nobody = lake.write(PEOPLE, rows_of(spark, PEOPLE), "f1")
+    assert lake.read(nobody).count() == nobody.row_count == 0
+    many = [a_person(number) for number in range(50)]
+    everybody = lake.write(PEOPLE, rows_of(spark, PEOPLE, *many).repartitionByRange(40, "person_id"), "f2")
+    assert len(deltalake.DeltaTable(lake.path("people")).file_uris()) > 32
+    assert_df_equality(lake.read(everybody), rows_of(spark, PEOPLE, *many), ignore_row_order=True, ignore_metadata=True)
+    assert lake.read(nobody).columns == lake.read(everybody).columns
+
+
+def test_a_lake_may_stand_in_a_folder_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
+    lake = Lake(spark, str(tmp_path / "our lake, [new] {1} é?*#"))
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    assert lake.read(pin).count() == 1
+    assert lake.find(PEOPLE, "f1") == pin
+
+
 @pytest.mark.parametrize(
     ("person", "message"),
     [

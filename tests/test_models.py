@@ -16,13 +16,14 @@ from crm_spark.errors import ModelError
 from crm_spark.features.tables import feature_customers
 from crm_spark.models.fit import build_coefficients, build_registry, build_rules, fit_tasks
 from crm_spark.models.labels import build_labels, task_cutoffs
+from crm_spark.models.matrix import laid_out
 from crm_spark.models.quality import measure_deciles, measure_quality
 from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
 from crm_spark.models.score import build_scores
 from crm_spark.models.segments import ARCHETYPES, assign_segments, build_candidates, fit_segments, name_profiles
 from crm_spark.models.tables import MODEL_SCORES
 from crm_spark.session import fixed_plans
-from crm_spark.tables import declared_rows, summarise
+from crm_spark.tables import declared_rows
 
 AS_OF = date(2026, 6, 1)
 WINDOWS = (28,)
@@ -164,7 +165,8 @@ def test_segments_recover_planted_groups_and_name_them_by_profile(
     settings = Segments(cluster_counts=(2, 3, 4), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
     rfm = score_rfm(planted, fit_rfm_cut_points(planted))
-    candidates = build_candidates(fit_segments(planted, rfm, settings, uri, "segments"), planted)
+    fitted = fit_segments(planted, rfm, settings, uri, "segments")
+    candidates = build_candidates(fitted, planted)
     chosen = [row["cluster_count"] for row in candidates.collect() if row["is_chosen"]]
     assert chosen == [3]
     assigned = assign_segments(planted, candidates, uri).toPandas()
@@ -173,9 +175,8 @@ def test_segments_recover_planted_groups_and_name_them_by_profile(
     assert names["lost"] == ["Nearly lost"]
     assert len({tuple(value) for value in names.values()}) == 3
     shuffled = planted.repartition(7, "net_amount")
-    again = build_candidates(fit_segments(shuffled, rfm, settings, uri, "again"), planted)
-    assert [r["segment_names"] for r in again.collect()] == [r["segment_names"] for r in candidates.collect()]
-    assert [r["cost"] for r in again.collect()] == [r["cost"] for r in candidates.collect()]
+    again = fit_segments(shuffled, rfm, settings, uri, "segments")
+    assert again == fitted
 
 
 def test_one_customer_alone_is_still_a_segment(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -290,48 +291,41 @@ def test_models_find_the_planted_rule_and_put_it_in_words(fitted_task: dict[str,
     assert largest.coefficient > 0
 
 
-def test_saved_models_score_again_with_reasons(fitted_task: dict[str, object]) -> None:
-    scores = _scores(fitted_task, fitted_task["features"])
-    quality = measure_quality(scores.where("fold = 'test'")).toPandas()
-    auc = quality.query("metric == 'auc'").set_index("model")["value"]
-    assert auc["logistic_regression"] > 0.9
-    assert auc["decision_tree"] > 0.9
-    assert auc["baseline_majority"] == 0.5
-    current = scores.where("fold = 'current' AND model = 'logistic_regression'").toPandas()
-    risky = current[current["probability"] > 0.6]
-    assert len(current) == 300
-    assert len(risky) > 50
-    assert risky["reasons"].map(lambda reasons: "recency_days is high" in list(reasons)).all()
-
-
-def test_whoever_never_bought_gets_a_probability_of_a_response(
+def test_saved_models_score_again_with_reasons_also_whoever_never_bought(
     spark: SparkSession, fitted_task: dict[str, object]
 ) -> None:
     unknown = ("recency_days", "tenure_days", "mean_gap_days", "gap_spread_days", "overdue_ratio", "mean_order_amount")
     nobody = features_of(spark, pd.DataFrame({"customer_id": ["nobody"], "order_count": [0]}))
     nobody = nobody.withColumns({name: F.lit(None).cast(nobody.schema[name].dataType) for name in unknown})
     task = CHURN.model_copy(update={"label": "response_to_contact"})
-    scores = _scores(fitted_task, fitted_task["features"].unionByName(nobody), task)
-    of_nobody = scores.where("customer_id = 'nobody'").toPandas()
-    assert len(of_nobody) == 5
-    assert of_nobody["probability"].between(0, 1).all()
+    scores = _scores(fitted_task, fitted_task["features"].unionByName(nobody), task).persist()
+    quality = measure_quality(scores.where("fold = 'test'")).toPandas()
+    auc = quality.query("metric == 'auc'").set_index("model")["value"]
+    assert auc["logistic_regression"] > 0.9
+    assert auc["decision_tree"] > 0.9
+    assert auc["baseline_majority"] == 0.5
+    current = scores.where("fold = 'current'").toPandas()
+    assert current.groupby("customer_id").size().unique().tolist() == [5]
+    assert current["customer_id"].nunique() == 301
+    assert current.query("customer_id == 'nobody'")["probability"].between(0, 1).all()
+    risky = current.query("model == 'logistic_regression' and customer_id != 'nobody' and probability > 0.6")
+    assert len(risky) > 50
+    assert risky["reasons"].map(lambda reasons: "recency_days is high" in list(reasons)).all()
 
 
-def test_scores_do_not_depend_on_the_order_of_rows(fitted_task: dict[str, object]) -> None:
+def test_churn_is_scored_for_those_alone_who_bought(spark: SparkSession, fitted_task: dict[str, object]) -> None:
+    nobody = features_of(spark, pd.DataFrame({"customer_id": ["nobody"], "order_count": [0]}))
+    scores = _scores(fitted_task, nobody)
+    assert scores.isEmpty()
+
+
+def test_fits_see_the_same_rows_in_the_same_order_however_they_come(fitted_task: dict[str, object]) -> None:
+    def partitions_of(rows: DataFrame) -> list[tuple[int, ...]]:
+        with laid_out(rows.select("customer_id", "as_of", "recency_days"), "as_of") as laid:
+            return [tuple(row) for row in laid.withColumn("partition", F.spark_partition_id()).collect()]
+
     features = fitted_task["features"]
-    task = fitted_task | {
-        "fitted": fit_tasks(
-            {"churn": CHURN},
-            features.repartition(5, "recency_days"),
-            fitted_task["labels"],
-            AS_OF,
-            WINDOWS,
-            fitted_task["uri"],
-            "again",
-        )
-    }
-    hashes = {summarise(_scores(t, features), MODEL_SCORES).content_hash for t in (fitted_task, task)}
-    assert len(hashes) == 1
+    assert partitions_of(features.repartition(5, "recency_days")) == partitions_of(features.coalesce(1))
 
 
 def test_a_model_whose_features_are_gone_is_refused(fitted_task: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from crm_spark.lake import Lake, Publication
+from crm_spark.lake import Publication, PublishedLake
 from crm_spark.report.data import Headline, ReportData, read_report_data
 from crm_spark.report.sections import Section, build_cards, build_sections
 from crm_spark.report.texts import load_texts
@@ -17,7 +17,7 @@ from crm_spark.report.texts import load_texts
 __all__ = ["Headline", "ReportData", "read_report_data", "render_report", "write_report"]
 
 
-def write_report(lake: Lake, publication: Publication, path: Path, language: str) -> Path:
+def write_report(lake: PublishedLake, publication: Publication, path: Path, language: str) -> Path:
     """Write the report of a publication; returns its path.
 
     Raises:

@@ -1,13 +1,14 @@
 """What the report shows, brought from the published marts to the driver: small aggregates only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 import pandas as pd
-from pyspark.sql import functions as F
 
 from crm_spark.errors import LakeError
-from crm_spark.lake import Lake, Publication
+from crm_spark.lake import Publication, PublishedLake
 from crm_spark.marts.tables import (
     MART_CUSTOMER_360,
     MART_DATA_QUALITY,
@@ -60,7 +61,7 @@ class ReportData:
     currency: str
 
 
-def read_report_data(lake: Lake, publication: Publication) -> ReportData:
+def read_report_data(lake: PublishedLake, publication: Publication) -> ReportData:
     """Everything that the report shows of one publication.
 
     Raises:
@@ -90,32 +91,38 @@ def read_report_data(lake: Lake, publication: Publication) -> ReportData:
     )
 
 
-def _read_headline(lake: Lake, publication: Publication) -> Headline:
-    customers = lake.read(publication.tables[MART_CUSTOMER_360.name])
-    is_at_risk = F.col("churn_probability") >= HIGH_RISK
+def _read_headline(lake: PublishedLake, publication: Publication) -> Headline:
+    is_at_risk = f"churn_probability >= {HIGH_RISK}"
     measures = {
-        "customer_count": F.count("*"),
-        "buyer_count": F.count_if(F.col("order_count") > 0),
-        "active_count_28d": F.count_if(F.col("order_count_28d") > 0),
-        "net_amount_28d": F.sum("net_amount_28d"),
-        "net_amount": F.sum("net_amount"),
-        "scored_count": F.count("churn_probability"),
-        "at_risk_count": F.count_if(is_at_risk),
-        "at_risk_amount": F.sum(F.when(is_at_risk, F.col("net_amount"))),
+        "customer_count": "count(*)",
+        "buyer_count": "count(*) FILTER (WHERE order_count > 0)",
+        "active_count_28d": "count(*) FILTER (WHERE order_count_28d > 0)",
+        "net_amount_28d": "sum(net_amount_28d)",
+        "net_amount": "sum(net_amount)",
+        "scored_count": "count(churn_probability)",
+        "at_risk_count": f"count(*) FILTER (WHERE {is_at_risk})",
+        "at_risk_amount": f"sum(net_amount) FILTER (WHERE {is_at_risk})",
     }
-    totals = customers.agg(*(measure.alias(name) for name, measure in measures.items())).collect()[0]
+    (totals,) = _query(lake, publication, MART_CUSTOMER_360, measures)
     values = {name: totals[name] or 0 for name in measures}
     amounts = {name: float(value) for name, value in values.items() if "amount" in name}
     return Headline(**(values | amounts))
 
 
-def _read_mart(lake: Lake, publication: Publication, mart: Table) -> pd.DataFrame:
+def _read_mart(lake: PublishedLake, publication: Publication, mart: Table) -> pd.DataFrame:
     """A whole mart in the order of its key; without columns' values if the publication lacks it."""
-    pin = publication.tables.get(mart.name)
-    if pin is None:
+    if mart.name not in publication.tables:
         return pd.DataFrame(columns=mart.column_names)
-    decimals = {column.name for column in mart.columns if column.type.startswith("decimal")}
-    rows = lake.read(pin).select(
-        *(F.col(name).cast("double").alias(name) if name in decimals else F.col(name) for name in mart.column_names)
-    )
-    return rows.toPandas().sort_values(list(mart.key), ignore_index=True)
+    columns = {
+        column.name: f"CAST({column.name} AS DOUBLE)" if column.type.startswith("decimal") else column.name
+        for column in mart.columns
+    }
+    rows = pd.DataFrame(_query(lake, publication, mart, columns), columns=mart.column_names)
+    return rows.sort_values(list(mart.key), ignore_index=True)
+
+
+def _query(
+    lake: PublishedLake, publication: Publication, mart: Table, columns: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    selected = ", ".join(f"{expression} AS {name}" for name, expression in columns.items())
+    return lake.query(f"SELECT {selected} FROM {mart.name}", publication.tables[mart.name])  # noqa: S608 (declared)
