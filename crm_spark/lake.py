@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn, cast
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -62,7 +62,7 @@ _PROPERTIES = {
 _SMALL_COUNT = 100_000
 
 # To read a table, Spark first runs three jobs over its log, whatever its size. So few files are named to it instead,
-# which at reader version 1 (no deletion vectors, no other names of columns) hold the rows as they are.
+# which hold the rows as they are: at reader version 1 no file has deleted rows or other names of columns.
 _FEW_FILES = 32
 
 
@@ -100,11 +100,10 @@ class _Head:
 
 
 class PublishedLake:
-    """What has been published under one URI; read from Delta's logs by delta-rs, so that no engine need be started."""
+    """What has been published under one URI; read by delta-rs, so that Spark need not be started."""
 
     def __init__(self, uri: str) -> None:
-        is_local = urlparse(uri).scheme in ("", "file")
-        self.local_root = Path(urlparse(uri).path).absolute() if is_local else None
+        self.local_root = _local_folder(uri)
         self.uri = str(self.local_root) if self.local_root else uri.rstrip("/")
 
     def path(self, name: str) -> str:
@@ -114,8 +113,8 @@ class PublishedLake:
         """All publications, the oldest first."""
         if not self._exists(PUBLICATIONS.name):
             return []
-        published = {PUBLICATIONS.name: DeltaTable(self.path(PUBLICATIONS.name))}
-        rows = _answer("SELECT * FROM publications ORDER BY publication_no", published)
+        stored = DeltaTable(self.path(PUBLICATIONS.name))
+        rows = _answer("SELECT * FROM publications ORDER BY publication_no", PUBLICATIONS.name, stored)
         return [_publication(row) for row in rows]
 
     def last_publication(self) -> Publication | None:
@@ -133,9 +132,9 @@ class PublishedLake:
             raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
         return publication
 
-    def query(self, sql: str, *pins: Pin) -> list[dict[str, Any]]:
-        """The few rows that SQL (DataFusion's) finds in the pinned versions, each under its table's name."""
-        return _answer(sql, {pin.name: DeltaTable(self.path(pin.name), version=pin.version) for pin in pins})
+    def query(self, sql: str, pin: Pin) -> list[dict[str, Any]]:
+        """The few rows that SQL (DataFusion's) finds in the pinned version of a table, under the table's name."""
+        return _answer(sql, pin.name, DeltaTable(self.path(pin.name), version=pin.version))
 
     def _exists(self, name: str) -> bool:
         return DeltaTable.is_deltatable(self.path(name))
@@ -152,12 +151,13 @@ class Lake(PublishedLake):
         """The rows of one version."""
         stored = DeltaTable(self.path(pin.name), version=pin.version)
         names = stored.get_add_actions()["path"].to_pylist()
-        if len(names) > _FEW_FILES or stored.protocol().min_reader_version > 1:
+        holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
+        if len(names) > _FEW_FILES or not holds_rows_as_they_are or _is_pattern(self.uri):
             return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
         schema = StructType.fromJson(json.loads(stored.schema().to_json()))
         if not names:
             return local_rows(self.spark, schema, [])
-        return self.spark.read.schema(schema).parquet(*(_literal(f"{self.path(pin.name)}/{name}") for name in names))
+        return self.spark.read.schema(schema).parquet(*(f"{self.path(pin.name)}/{name}" for name in names))
 
     def write(self, table: Table, rows: DataFrame, fingerprint: str) -> Pin:
         """Replace the rows of a table and check what was written.
@@ -262,12 +262,25 @@ def published_views(lake: PublishedLake, publication: Publication) -> dict[str, 
     return views
 
 
-def _answer(sql: str, tables: Mapping[str, DeltaTable]) -> list[dict[str, Any]]:
+def _answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
     # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
-    registered = QueryBuilder()
-    for name, table in tables.items():
-        registered.register(name, table)
-    return cast(list[dict[str, Any]], pa.table(registered.execute(sql).read_all()).to_pylist())
+    rows = QueryBuilder().register(name, table).execute(sql).read_all()
+    return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder of a lake on a local disk; None if it is elsewhere.
+
+    Raises:
+        LakeError: if delta-rs would read the folder's name as something else.
+    """
+    is_uri = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", uri)
+    if is_uri and urlparse(uri).scheme != "file":
+        return None
+    folder = unquote(urlparse(uri).path) if is_uri else uri
+    if re.search(r"[?#\\]|%[0-9A-Fa-f]{2}", folder):
+        raise LakeError(f"lake: found the folder {folder}, expected a name without ?, #, backslash and %20 or the like")
+    return Path(folder).absolute()
 
 
 def _publication(row: dict[str, Any]) -> Publication:
@@ -287,9 +300,9 @@ def quoted(identifier: str) -> str:
     return "`" + identifier.replace("`", "``") + "`"
 
 
-def _literal(path: str) -> str:
-    """A path as Spark reads it literally, where it would take a pattern."""
-    return re.sub(r"[\\\[\]{}*?]", r"\\\g<0>", path)
+def _is_pattern(uri: str) -> bool:
+    """Whether Spark takes the name of a file below for a pattern (or, because of a colon, for no path at all)."""
+    return re.search(r"[\\\[\]{}*?:]", uri.split("://")[-1]) is not None
 
 
 def _text(value: str) -> str:

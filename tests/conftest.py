@@ -23,8 +23,10 @@ spark.databricks.delta.snapshotPartitions 1
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Late come what ends the shared session and, last, what waits for the README's commands."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Late come what ends the shared session and, last, what waits for the README's commands; also with --ff."""
+    yield
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("demo", "ends_spark")])
 
 

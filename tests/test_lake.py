@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -99,11 +100,32 @@ def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSes
     assert lake.read(nobody).columns == lake.read(everybody).columns
 
 
-def test_a_lake_may_stand_in_a_folder_of_any_name(spark: SparkSession, tmp_path: Path) -> None:
-    lake = Lake(spark, str(tmp_path / "our lake, [new] {1} é?*#"))
-    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
-    assert lake.read(pin).count() == 1
-    assert lake.find(PEOPLE, "f1") == pin
+def test_a_version_with_rows_marked_as_deleted_is_read_without_them(spark: SparkSession, lake: Lake) -> None:
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1), a_person(2), a_person(3)).coalesce(1), "f1")
+    table = f"delta.{quoted(lake.path('people'))}"
+    spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
+    spark.sql(f"DELETE FROM {table} WHERE person_id = 'p2'")
+    assert any("deletionVector" in entry.get("add", {}) for entry in log_of(lake, PEOPLE))
+    version = deltalake.DeltaTable(lake.path("people")).version()
+    rows = lake.read(replace(pin, version=version))
+    assert sorted(row["person_id"] for row in rows.collect()) == ["p1", "p3"]
+
+
+def test_a_lake_may_stand_in_a_folder_of_many_names(spark: SparkSession, tmp_path: Path) -> None:
+    folder = tmp_path / "our lake; [new] {1} é*=:'"
+    for uri in (str(folder), folder.as_uri()):
+        lake = Lake(spark, uri)
+        assert lake.local_root == folder
+        pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+        assert lake.read(pin).count() == 1
+        assert lake.query("SELECT count(*) AS n FROM people", pin) == [{"n": 1}]
+        assert lake.find(PEOPLE, "f1") == pin
+
+
+@pytest.mark.parametrize("name", ["what?", "lake#2", "a%20b", "a\\b"])
+def test_a_folder_that_delta_would_take_for_another_is_refused(spark: SparkSession, tmp_path: Path, name: str) -> None:
+    with pytest.raises(LakeError, match=r"lake: found the folder .*, expected a name without"):
+        Lake(spark, str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from shop import write_shop
 from crm_spark.cli import main
 from crm_spark.config import load_config
 from crm_spark.errors import ConfigError, LakeError
-from crm_spark.lake import Lake, Publication
+from crm_spark.lake import Lake, Publication, PublishedLake
 from crm_spark.marts.tables import MART_CUSTOMER_360, MART_MODEL_QUALITY
 from crm_spark.progress import RunProgress
 from crm_spark.refresh import STAGES, Refreshed, refresh
@@ -99,12 +99,12 @@ def test_there_are_churn_models_and_baselines_and_none_for_responses(
 def test_customers_have_segments_churn_and_a_report(
     spark: SparkSession, lake_path: Path, publication: Publication, tmp_path: Path
 ) -> None:
-    lake = Lake(spark, str(lake_path))
-    customers = lake.read(publication.tables[MART_CUSTOMER_360.name]).toPandas()
+    customers = Lake(spark, str(lake_path)).read(publication.tables[MART_CUSTOMER_360.name]).toPandas()
     assert customers["segment_name"].nunique() >= 2
     assert customers["churn_probability"].between(0, 1).all()
     assert customers["response_probability"].isna().all()
-    assert "EUR" in write_report(lake, publication, tmp_path / "report.html", "en").read_text()
+    without_spark = PublishedLake(str(lake_path))
+    assert "EUR" in write_report(without_spark, publication, tmp_path / "report.html", "en").read_text()
 
 
 def test_the_same_run_again_builds_nothing(spark: SparkSession, shop: Path, lake_path: Path) -> None:
@@ -138,17 +138,19 @@ def one_core_elsewhere(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> 
         "spark.databricks.delta.allFilesInCrc.verificationMode.forceOnNonUTC.enabled": "false",
     }
     usual = {key: java.lang.System.setProperty(key, value) for key, value in other.items()}
-    java.util.TimeZone.setDefault(None)  # to be read again
-    monkeypatch.setenv("TZ", "America/New_York")
-    time.tzset()
-    session = build_session()
-    yield session
-    session.stop()
-    for key, value in usual.items():
-        java.lang.System.setProperty(key, value) if value else java.lang.System.clearProperty(key)
-    java.util.TimeZone.setDefault(None)
-    monkeypatch.undo()
-    time.tzset()
+    try:
+        java.util.TimeZone.setDefault(None)  # to be read again
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        session = build_session()
+        yield session
+        session.stop()
+    finally:
+        for key, value in usual.items():
+            java.lang.System.setProperty(key, value) if value else java.lang.System.clearProperty(key)
+        java.util.TimeZone.setDefault(None)
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.ends_spark

@@ -1,4 +1,4 @@
-"""What the report shows, brought from the published marts to the driver: small aggregates only."""
+"""What the report shows, read from the published marts: small aggregates only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
