@@ -43,6 +43,15 @@ class Source(_Section):
     quote: str = '"'
     encoding: str = "UTF-8"
     columns: Mapping[str, str]
+    # For records that change: which of two with one key is newer (a time or a number), and which say that it is gone.
+    sequence_by: str | None = None
+    is_deletion: str | None = None
+
+    @model_validator(mode="after")
+    def _deletions_have_an_order(self) -> "Source":
+        if self.is_deletion and not self.sequence_by:
+            raise ValueError("expected sequence_by beside is_deletion, to tell deletions from what came after them")
+        return self
 
 
 class Features(_Section):

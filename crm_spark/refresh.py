@@ -196,7 +196,7 @@ def _refresh_cleaning(run: Run) -> None:
             read_counts=count_landed(lake.spark, config.sources, landed(), lake.uri),
             accepted=[run.read(table) for table in CLEAN.values()],
             rejected=[run.read(table) for table in REJECTED.values()],
-            duplicates=[cleaned(entity).duplicates for entity in CLEAN],
+            left_out=[cleaned(entity).left_out for entity in CLEAN],
         ),
         [INGEST_LEDGER, *CLEAN.values(), *REJECTED.values()],
         [config.currency, sources],

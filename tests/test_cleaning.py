@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import pytest
 from builders import CURRENCY, ORDER_COLUMNS, RUN_AT, a_source, landed
@@ -101,7 +102,7 @@ def test_bad_lines_of_a_csv_file_are_rejected_with_every_reason_and_no_good_line
     assert {text: reasons for text, reasons in found.items() if text in BAD_LINES} == BAD_LINES
     by_id = {text.split('"')[3]: reasons for text, reasons in found.items() if text not in BAD_LINES}
     assert by_id == {name: sorted(reasons) for name, (_, reasons) in BAD_VALUES.items()}
-    assert cleaned.duplicates.count() == 0
+    assert cleaned.left_out.isEmpty()
     assert [row["read_count"] for row in shop.count().collect()] == [len(good) + len(found)]
 
 
@@ -132,7 +133,96 @@ def test_equal_rows_are_kept_once_and_one_key_with_other_content_rejects_all(sho
     first_batch = min(file.batch_id for file in shop.landed)
     kept = cleaned.accepted.where("order_id = 'twice'").collect()
     assert [row["batch_id"] for row in kept] == [first_batch]
-    assert cleaned.duplicates.count() == 2
+    assert [row["verdict"] for row in cleaned.left_out.collect()] == ["duplicate", "duplicate"]
+
+
+MEMBERS = {
+    "entity": "customers",
+    "columns": {"customer_id": "id", "city": "city", "known_at": "cast(known_at as timestamp)"},
+    "sequence_by": "cast(changed_at as timestamp)",
+    "is_deletion": "operation = 'D'",
+}
+
+
+def a_member(id_: str, changed_on: str, city: str = "", operation: str = "U", known_on: str = "2026-10-01") -> str:
+    return f"{id_},{changed_on},{city},{operation},{known_on}\n"
+
+
+def members(*lines: str) -> str:
+    return "id,changed_at,city,operation,known_at\n" + "".join(lines)
+
+
+def test_the_newest_version_of_a_record_counts_whenever_it_came(shop: Shop) -> None:
+    files = {
+        "1.csv": members(
+            a_member("moved", "2026-01-02", "Rome"),
+            a_member("left", "2026-01-02", operation="D"),
+            a_member("back", "2026-01-01", "Oslo"),
+            a_member("same", "2026-01-01", "Bern", known_on="2026-02-02"),
+            a_member("torn", "2026-01-01", "Bonn"),
+        ),
+        "2.csv": members(
+            a_member("moved", "2026-01-01", "Kyiv"),
+            a_member("moved", "2026-01-02", "Rome"),
+            a_member("left", "2026-01-01", "Linz"),
+            a_member("back", "2026-01-02", operation="D"),
+            a_member("back", "2026-01-03", "Oslo"),
+            a_member("same", "2026-01-05", "Bern", known_on="2026-03-03"),
+            a_member("torn", "lately", "Riga"),
+            a_member("never", "2026-01-01", operation="D"),
+        ),
+    }
+    cleaned = shop.add(files, "crm", **MEMBERS).clean("customers")
+    assert accepted(cleaned, "customer_id", "city") == [
+        ("back", "Oslo"), ("moved", "Rome"), ("same", "Bern"), ("torn", "Bonn"),
+    ]  # fmt: skip
+    # A record sent again unchanged is known since it first came.
+    (same,) = cleaned.accepted.where("customer_id = 'same'").select("known_at").collect()
+    assert same["known_at"] == datetime(2026, 2, 2)  # noqa: DTZ001
+    assert Counter(row["verdict"] for row in cleaned.left_out.collect()) == {
+        "superseded": 3, "duplicate": 3, "deletion": 2,
+    }  # fmt: skip
+    assert list(rejected(cleaned).values()) == [["sequence_missing"]]
+
+
+def test_versions_in_any_order_and_pieces_settle_alike(shop: Shop) -> None:
+    random = Random(5)
+    versions = [
+        (f"c{random.randrange(120)}", f"2026-01-0{random.randrange(1, 5)}", random.choice("ABC"), random.choice("UUUD"))
+        for _ in range(400)
+    ]
+    newest: dict[str, tuple[str, ...]] = {}
+    for customer_id, *version in versions:
+        changed_on, city, operation = version
+        newest[customer_id] = max(newest.get(customer_id, ("",)), (changed_on, city, operation == "D"))
+    expected = sorted((id_, city) for id_, (_, city, is_deletion) in newest.items() if not is_deletion)
+    for name in ("once", "again"):
+        random.shuffle(versions)
+        replayed = versions + random.sample(versions, 40)
+        pieces = {f"{piece}.csv": members(*(a_member(*row) for row in replayed[piece::4])) for piece in range(4)}
+        cleaned = shop.add(pieces, name, **MEMBERS).clean("customers")
+        assert accepted(cleaned, "customer_id", "city") == expected
+        counted = cleaned.accepted.count() + cleaned.left_out.count()
+        assert cleaned.rejected.isEmpty()
+        assert counted == len(replayed)
+        del shop.sources[name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sequence_by": "changed_at"}, "sources.crm.sequence_by: found a string, expected a time or a whole number"),
+        ({"is_deletion": "operation"}, "sources.crm.is_deletion: found a string, expected a condition"),
+        ({"sequence_by": "changed"}, "sources.crm.sequence_by: found column 'changed', expected one of the file's"),
+    ],
+)
+def test_an_order_or_a_deletion_that_cannot_be_is_an_error_in_one_line(
+    shop: Shop, settings: dict[str, str], message: str
+) -> None:
+    shop.add({"1.csv": members(a_member("c", "2026-01-01"))}, "crm", **(MEMBERS | settings))
+    with pytest.raises(ConfigError, match=message) as caught:
+        shop.clean("customers")
+    assert "\n" not in str(caught.value)
 
 
 def test_every_row_is_accounted_for_and_delta_holds_the_equation(shop: Shop, lake: Lake) -> None:
@@ -149,12 +239,12 @@ def test_every_row_is_accounted_for_and_delta_holds_the_equation(shop: Shop, lak
             read_counts,
             [orders.accepted, customers.accepted],
             [orders.rejected, customers.rejected],
-            [orders.duplicates, customers.duplicates],
+            [orders.left_out, customers.left_out],
         )
 
     pin = lake.write(CLEANING_ACCOUNT, account(shop.count()), "f1")
     counts = {row["file_name"]: tuple(row)[4:] for row in lake.read(pin).collect()}
-    assert counts == {"a.csv": (5, 1, 3, 1), "c.csv": (2, 1, 0, 1), "empty.csv": (0, 0, 0, 0)}
+    assert counts == {"a.csv": (5, 1, 3, 1, 0, 0), "c.csv": (2, 1, 0, 1, 0, 0), "empty.csv": (0, 0, 0, 0, 0, 0)}
     # A row that nobody read, or that got lost, breaks the constraint.
     lossy = shop.count().selectExpr("source", "batch_id", "read_count + 1 AS read_count")
     with pytest.raises(ContractError, match="cleaning_account: rows break every_row_accounted"):

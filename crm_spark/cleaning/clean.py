@@ -22,15 +22,19 @@ from crm_spark.tables import Table, conform, declared_rows, local_rows
 # A name that no file uses: `_corrupt_record`, the usual one, may be a column of a file.
 _CORRUPT = "_crm_spark_unreadable_row"
 _SHA256_DIGITS = 64
+_SEQUENCE = "decimal(38,6)"
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Every row of an entity's files, in exactly one of three frames."""
+    """Every row of an entity's files, in exactly one of three frames.
+
+    `left_out` says by its column `verdict` what a row is: a duplicate, superseded by a newer one, or a deletion.
+    """
 
     accepted: DataFrame
     rejected: DataFrame
-    duplicates: DataFrame
+    left_out: DataFrame
 
 
 def clean_entity(
@@ -44,8 +48,9 @@ def clean_entity(
     """Judge all landed rows of an entity.
 
     A row is rejected for what it is by itself (unreadable or missing values, broken rules). Of good rows with
-    one key and the same content the first is accepted and the others are duplicates; with different content
-    all are rejected, since nothing says which is true. An entity without a source gives empty frames.
+    one key and the same content the first is accepted and the others are duplicates. Of different content, the
+    newest by its source's `sequence_by` is accepted, whenever it came, unless it is a deletion; without that
+    order all are rejected, since nothing says which is true. An entity without a source gives empty frames.
 
     Raises:
         ConfigError: if a mapping is not possible over the file's columns.
@@ -60,22 +65,22 @@ def clean_entity(
     nothing = Cleaned(
         accepted=declared_rows(spark, table, []),
         rejected=declared_rows(spark, REJECTED[entity], []),
-        duplicates=local_rows(spark, "source string, batch_id string", []),
+        left_out=local_rows(spark, "source string, batch_id string, verdict string", []),
     )
     if not judged:
         return nothing
     good = _union(rows.where("is_good").select(*table.column_names) for rows in judged)
     bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
     # One pass over keys and verdicts tells what else is needed: mostly nothing.
-    repeated, has_bad = _survey(judged, table)
-    if repeated is None:
+    contested, has_bad = _survey(judged, table)
+    if contested is None:
         rejected = _build_rejected(bad, REJECTED[entity]) if has_bad else nothing.rejected
-        return Cleaned(conform(good, table), rejected, nothing.duplicates)
+        return Cleaned(conform(good, table), rejected, nothing.left_out)
     key = list(table.key)
     settled = _settle(
-        _union(_with_text(rows.where("is_good").join(repeated, key, "left_semi"), table) for rows in judged), table
+        _union(_with_text(rows.where("is_good").join(contested, key, "left_semi"), table) for rows in judged), table
     )
-    accepted = good.join(repeated, key, "left_anti").unionByName(
+    accepted = good.join(contested, key, "left_anti").unionByName(
         settled.where("verdict = 'accepted'").select(*table.column_names)
     )
     conflicting = settled.where("verdict = 'conflicting'").withColumn(
@@ -84,25 +89,29 @@ def clean_entity(
     return Cleaned(
         accepted=conform(accepted, table),
         rejected=_build_rejected(bad.unionByName(conflicting.drop("verdict")), REJECTED[entity]),
-        duplicates=settled.where("verdict = 'duplicate'").select("source", "batch_id"),
+        left_out=settled.where("verdict NOT IN ('accepted', 'conflicting')").select("source", "batch_id", "verdict"),
     )
 
 
 def _survey(judged: Sequence[DataFrame], table: Table) -> tuple[DataFrame | None, bool]:
-    """The keys that more than one good row has (None if there are none), and whether any row is bad."""
+    """The keys that several good rows have or that one deletes (None: no such key), and whether any row is bad."""
+    is_contested = F.col("good_count") + F.col("deletion_count") > 1
     noted = (
-        _union(rows.select(*table.key, "is_good") for rows in judged)
+        _union(rows.select(*table.key, "is_good", "is_deletion") for rows in judged)
         .groupBy(*table.key)
-        .agg(F.count_if("is_good").alias("good_count"), F.count_if(~F.col("is_good")).alias("bad_count"))
-        .where("good_count > 1 OR bad_count > 0")
+        .agg(
+            F.count_if("is_good").alias("good_count"),
+            F.count_if(F.col("is_good") & F.col("is_deletion")).alias("deletion_count"),
+            F.count_if(~F.col("is_good")).alias("bad_count"),
+        )
+        .where(is_contested | (F.col("bad_count") > 0))
         .persist()
     )
-    ((most_good, most_bad),) = noted.agg(F.max("good_count"), F.max("bad_count")).collect()
-    has_bad = (most_bad or 0) > 0
-    if (most_good or 0) > 1:
-        return noted.where("good_count > 1").select(*table.key), has_bad
+    ((has_contested, has_bad),) = noted.agg(F.bool_or(is_contested), F.bool_or(F.col("bad_count") > 0)).collect()
+    if has_contested:
+        return noted.where(is_contested).select(*table.key), bool(has_bad)
     noted.unpersist()
-    return None, has_bad
+    return None, bool(has_bad)
 
 
 def build_cleaning_account(
@@ -111,7 +120,7 @@ def build_cleaning_account(
     read_counts: DataFrame,
     accepted: Sequence[DataFrame],
     rejected: Sequence[DataFrame],
-    duplicates: Sequence[DataFrame],
+    left_out: Sequence[DataFrame],
 ) -> DataFrame:
     """Rows: one per landed file, each count taken from its own place, so that their equation means something.
 
@@ -125,13 +134,16 @@ def build_cleaning_account(
     )
     counted = [
         read_counts,
-        _count_rows((rows.select("source", "batch_id") for rows in accepted), "accepted_count", F.count("*")),
+        _count_rows((rows.select("source", "batch_id") for rows in accepted), accepted_count=F.count("*")),
         _count_rows(
-            (rows.select("source", "batch_id", "row_count") for rows in rejected),
-            "rejected_count",
-            F.sum("row_count"),
+            (rows.select("source", "batch_id", "row_count") for rows in rejected), rejected_count=F.sum("row_count")
         ),
-        _count_rows(duplicates, "duplicate_count", F.count("*")),
+        _count_rows(
+            left_out,
+            duplicate_count=F.count_if(F.col("verdict") == "duplicate"),
+            superseded_count=F.count_if(F.col("verdict") == "superseded"),
+            deletion_count=F.count_if(F.col("verdict") == "deletion"),
+        ),
     ]
     account = reduce(lambda left, right: left.join(right, ["source", "batch_id"], "left"), counted, files)
     return conform(account.na.fill(0), CLEANING_ACCOUNT)
@@ -210,7 +222,10 @@ def _judge(
     table: Table,
     currency: str,
 ) -> DataFrame:
-    """The canonical columns of every row, whether it `is_good`, and the `reasons` why not."""
+    """The canonical columns of every row, its place in the sequence of versions, and whether it is good or why not.
+
+    These are `sequence_no`, `is_deletion`, `is_good` and `reasons`. A deletion needs only its key and its place.
+    """
     file_columns = [column for column in raw.columns if column not in (_CORRUPT, "_batch_id")]
     mapped = _parse_mapping(name, source, file_columns, table)
     ingested_at = F.element_at(
@@ -231,29 +246,67 @@ def _judge(
     spread = raw.repartition(*(values[name] for name in table.key))
     with_values = spread.select(
         *(value.alias(f"raw_{column}") for column, value in values.items()),
+        _sequence_no(spread, name, source, file_columns).alias("sequence_no"),
+        _is_deletion(spread, name, source, file_columns).alias("is_deletion"),
         F.struct(*map(quoted, file_columns)).alias("raw_row"),
         F.col(_CORRUPT).alias("corrupt_text"),
         F.col(_CORRUPT).isNotNull().alias("is_corrupt"),
     )
     raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
     typed = with_values.withColumns({c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns})
-    broken = {"row_not_readable": F.col("is_corrupt")}
+    of_row = {"row_not_readable": F.col("is_corrupt")}
+    of_content: dict[str, SparkColumn] = {}
+    if source.sequence_by:
+        of_row["sequence_missing"] = F.col("sequence_no").isNull()
     for column in table.columns:
         raw_value, value = F.col(f"raw_{column.name}"), F.col(column.name)
+        broken = of_row if column.name in table.key else of_content
         if column.type not in ("string", raw_types[column.name]):
             broken[f"{column.name}_not_{column.type.partition('(')[0]}"] = raw_value.isNotNull() & value.isNull()
         if not column.nullable:
             broken[f"{column.name}_missing"] = raw_value.isNull()
     if "currency" in table.column_names:
-        broken["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
-    broken |= {check.name: is_broken(check) for check in table.checks}
-    return typed.withColumns({"is_good": ~reduce(or_, broken.values()), "reasons": broken_names(broken)})
+        of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
+    of_content |= {check.name: is_broken(check) for check in table.checks}
+    rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
+    return typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
+
+
+def _sequence_no(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
+    """Newer rows have greater numbers: times in microseconds, numbers as they are."""
+    if source.sequence_by is None:
+        return F.lit(None).cast(_SEQUENCE)
+    where = f"sources.{name}.sequence_by"
+    value = F.expr(parse_expression(source.sequence_by, file_columns, where))
+    ((_, kind),) = raw.select(value).dtypes
+    if kind in ("date", "timestamp", "timestamp_ntz"):
+        return F.unix_micros(value.cast("timestamp")).cast(_SEQUENCE)
+    if kind in ("tinyint", "smallint", "int", "bigint") or kind.startswith("decimal"):
+        return value.try_cast(_SEQUENCE)
+    raise ConfigError(
+        f"{where}: found a {kind}, expected a time or a whole number: cast(column as timestamp or bigint)"
+    )
+
+
+def _is_deletion(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
+    if source.is_deletion is None:
+        return F.lit(False)
+    where = f"sources.{name}.is_deletion"
+    value = F.expr(parse_expression(source.is_deletion, file_columns, where))
+    ((_, kind),) = raw.select(value).dtypes
+    if kind != "boolean":
+        raise ConfigError(f"{where}: found a {kind}, expected a condition such as operation = 'D'")
+    return F.coalesce(value, F.lit(False))
 
 
 def _with_text(judged: DataFrame, table: Table) -> DataFrame:
     """The text of the rows as they came, beside their canonical columns and reasons."""
     return judged.select(
-        *table.column_names, "reasons", F.coalesce("corrupt_text", F.to_json("raw_row")).alias("row_text")
+        *table.column_names,
+        "sequence_no",
+        "is_deletion",
+        "reasons",
+        F.coalesce("corrupt_text", F.to_json("raw_row")).alias("row_text"),
     )
 
 
@@ -275,24 +328,30 @@ def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table
     }
 
 
-def _settle(repeated: DataFrame, table: Table) -> DataFrame:
-    """Give rows whose key stands more than once a verdict: accepted, duplicate or conflicting."""
+def _settle(contested: DataFrame, table: Table) -> DataFrame:
+    """Give rows with contested keys a verdict: accepted, duplicate, superseded, deletion or conflicting.
+
+    It depends on the rows alone, not on the order in which they came: the newest content has the highest
+    `sequence_no` and, of several with that, the greatest text. Of equal contents the one first known stands for all.
+    """
     business = [c.name for c in table.columns if not c.volatile and c.name != "known_at"]
-    content = F.to_json(F.struct(*business))
-    same_key = Window.partitionBy(*table.key)
+    of_key, of_content = Window.partitionBy(*table.key), Window.partitionBy(*table.key, "content")
     earliest = ["known_at"] if "known_at" in table.column_names else []
-    first = same_key.orderBy(*earliest, "batch_id", "source")
+    verdict = (
+        F.when(F.col("has_other_content") & ~F.col("is_ordered"), "conflicting")
+        .when(F.col("place") > 1, "duplicate")
+        .when(F.col("content") != F.col("newest.content"), "superseded")
+        .when(F.col("is_deletion"), "deletion")
+        .otherwise("accepted")
+    )
     return (
-        repeated.withColumn("content", content)
-        .withColumn("is_one_content", F.min("content").over(same_key) == F.max("content").over(same_key))
-        .withColumn("place", F.row_number().over(first))
-        .withColumn(
-            "verdict",
-            F.when(~F.col("is_one_content"), "conflicting")
-            .when(F.col("place") == 1, "accepted")
-            .otherwise("duplicate"),
-        )
-        .drop("content", "is_one_content", "place")
+        contested.withColumn("content", F.to_json(F.struct(*business, "is_deletion")))
+        .withColumn("has_other_content", F.min("content").over(of_key) != F.max("content").over(of_key))
+        .withColumn("is_ordered", F.bool_and(F.col("sequence_no").isNotNull()).over(of_key))
+        .withColumn("newest", F.max(F.struct("sequence_no", "content")).over(of_key))
+        .withColumn("place", F.row_number().over(of_content.orderBy(*earliest, "batch_id", "source")))
+        .withColumn("verdict", verdict)
+        .drop("content", "has_other_content", "is_ordered", "newest", "place")
     )
 
 
@@ -304,8 +363,8 @@ def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:
     return conform(grouped.select(*table.column_names), table)
 
 
-def _count_rows(frames: Iterable[DataFrame], name: str, count: SparkColumn) -> DataFrame:
-    return _union(frames).groupBy("source", "batch_id").agg(count.alias(name))
+def _count_rows(frames: Iterable[DataFrame], **counts: SparkColumn) -> DataFrame:
+    return _union(frames).groupBy("source", "batch_id").agg(*(count.alias(name) for name, count in counts.items()))
 
 
 def _union(frames: Iterable[DataFrame]) -> DataFrame:

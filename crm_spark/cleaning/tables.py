@@ -183,9 +183,16 @@ CLEANING_ACCOUNT = Table(
         Column("read_count", "bigint", "Rows read from the file."),
         Column("accepted_count", "bigint", "Rows that stand in the clean table."),
         Column("rejected_count", "bigint", "Rows in quarantine."),
-        Column("duplicate_count", "bigint", "Rows left out because an equal row with their key was accepted."),
+        Column("duplicate_count", "bigint", "Rows left out because they repeat another row with their key."),
+        Column("superseded_count", "bigint", "Rows left out because a newer row with their key has other content."),
+        Column("deletion_count", "bigint", "Rows that say that their key is gone, and are the newest to tell of it."),
     ),
-    checks=(Check("every_row_accounted", "read_count = accepted_count + rejected_count + duplicate_count"),),
+    checks=(
+        Check(
+            "every_row_accounted",
+            "read_count = accepted_count + rejected_count + duplicate_count + superseded_count + deletion_count",
+        ),
+    ),
 )
 
 TABLES = (*CLEAN.values(), *REJECTED.values(), CLEANING_ACCOUNT)

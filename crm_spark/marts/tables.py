@@ -167,6 +167,8 @@ MART_DATA_QUALITY = Table(
         Column("accepted_count", "bigint", "Rows accepted."),
         Column("rejected_count", "bigint", "Rows in quarantine."),
         Column("duplicate_count", "bigint", "Duplicates left out."),
+        Column("superseded_count", "bigint", "Rows left out for newer ones with other content."),
+        Column("deletion_count", "bigint", "Rows that delete what had their key."),
         Column(
             "reasons",
             "array<struct<reason:string,row_count:bigint>>",

@@ -301,7 +301,7 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
     files = data.data_quality
     if files.empty:
         return _section("data", texts, note=texts.text("data.empty"))
-    counts = ("read_count", "accepted_count", "rejected_count", "duplicate_count")
+    counts = tuple(f"{what}_count" for what in ("read", "accepted", "rejected", "duplicate", "superseded", "deletion"))
     body = (
         (
             Cell(row["file_name"], is_number=False),
@@ -325,7 +325,7 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
 
 
 def _reasons_text(reasons: Any, texts: Texts) -> str:
-    """The most frequent reason first; Spark brings structs as dicts or as rows, which are read alike."""
+    """The most frequent reason first."""
     counts = sorted(reasons, key=lambda reason: (-reason["row_count"], reason["reason"]))
     named = (f"{texts.name('reasons', count['reason'])}: {texts.number(count['row_count'])}" for count in counts)
     return texts.text("data.reason_separator").join(named) or texts.text("missing")
