@@ -49,7 +49,10 @@ def refresh(
     lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
     as_of: Annotated[
         str | None,
-        typer.Option(help="Score customers for this date, instead of the configuration's or today.", metavar="DATE"),
+        typer.Option(
+            help="Score customers for this date, from the days before it, instead of the configuration's or today.",
+            metavar="DATE",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -41,7 +41,7 @@ class Source(_Section):
     # Of CSV files alone.
     delimiter: str = ","
     quote: str = '"'
-    encoding: str = "UTF-8"
+    encoding: Literal["UTF-8", "ISO-8859-1", "US-ASCII", "UTF-16", "UTF-16BE", "UTF-16LE", "UTF-32"] = "UTF-8"
     columns: Mapping[str, str]
     # For records that change: which of two with one key is newer (a time or a number), and which say that it is gone.
     sequence_by: str | None = None

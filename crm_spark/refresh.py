@@ -201,6 +201,7 @@ def _refresh_cleaning(run: Run) -> None:
         [INGEST_LEDGER, *CLEAN.values(), *REJECTED.values()],
         [config.currency, sources],
     )
+    lake.spark.catalog.clearCache()  # the keys that cleaning noted
 
 
 def _refresh_facts(run: Run) -> None:

@@ -136,6 +136,35 @@ def test_equal_rows_are_kept_once_and_one_key_with_other_content_rejects_all(sho
     assert [row["verdict"] for row in cleaned.left_out.collect()] == ["duplicate", "duplicate"]
 
 
+def test_text_that_is_not_in_the_declared_encoding_is_rejected_alone(shop: Shop) -> None:
+    lines = HEADER + a_line("utf_8", customer_id="Zoé") + a_line("after")
+    files = {"a.csv": lines.encode() + a_line("latin", customer_id="Zoé").encode("latin-1") + a_line("last").encode()}
+    shop.add(files)
+    shop.add(
+        {"b.csv": (HEADER + a_line("declared", customer_id="Zoé")).encode("latin-1")}, "old", encoding="ISO-8859-1"
+    )
+    cleaned = shop.clean()
+    assert accepted(cleaned, "order_id", "customer_id") == [
+        ("after", "c1"), ("declared", "Zoé"), ("last", "c1"), ("utf_8", "Zoé"),
+    ]  # fmt: skip
+    ((text, reasons),) = rejected(cleaned).items()
+    assert '"order_id":"latin"' in text
+    assert reasons == ["text_not_in_encoding"]
+
+
+@pytest.mark.parametrize("format_", ["csv", "json"])
+def test_a_file_without_a_byte_has_no_rows(shop: Shop, format_: str) -> None:
+    order = '{"order_id":"o1","line_no":1,"customer_id":7,"ordered_at":"2026-10-01","amount":9.90}\n'
+    one = {"csv": HEADER + a_line(), "json": order}[format_]
+    cleaned = shop.add({f"a.{format_}": "", f"b.{format_}": one}, format=format_).clean()
+    assert accepted(cleaned) == [("o1",)]
+    assert [row["read_count"] for row in shop.count().collect()] == [1]
+    only_empty = Shop(shop.spark, shop.folder / "only_empty")
+    only_empty.folder.mkdir()
+    assert only_empty.add({f"a.{format_}": ""}, format=format_).clean().accepted.isEmpty()
+    assert only_empty.count().isEmpty()
+
+
 MEMBERS = {
     "entity": "customers",
     "columns": {"customer_id": "id", "city": "city", "known_at": "cast(known_at as timestamp)"},
@@ -159,10 +188,11 @@ def test_the_newest_version_of_a_record_counts_whenever_it_came(shop: Shop) -> N
             a_member("left", "2026-01-02", operation="D"),
             a_member("back", "2026-01-01", "Oslo"),
             a_member("same", "2026-01-01", "Bern", known_on="2026-02-02"),
+            a_member("tied", "2026-01-01", "Zug"),
             a_member("torn", "2026-01-01", "Bonn"),
         ),
         "2.csv": members(
-            a_member("moved", "2026-01-01", "Kyiv"),
+            a_member("moved", "2026-01-01", "Kyiv", known_on="2026-01-15"),
             a_member("moved", "2026-01-02", "Rome"),
             a_member("left", "2026-01-01", "Linz"),
             a_member("back", "2026-01-02", operation="D"),
@@ -170,17 +200,18 @@ def test_the_newest_version_of_a_record_counts_whenever_it_came(shop: Shop) -> N
             a_member("same", "2026-01-05", "Bern", known_on="2026-03-03"),
             a_member("torn", "lately", "Riga"),
             a_member("never", "2026-01-01", operation="D"),
+            a_member("tied", "2026-01-01", operation="D"),
         ),
     }
     cleaned = shop.add(files, "crm", **MEMBERS).clean("customers")
     assert accepted(cleaned, "customer_id", "city") == [
         ("back", "Oslo"), ("moved", "Rome"), ("same", "Bern"), ("torn", "Bonn"),
     ]  # fmt: skip
-    # A record sent again unchanged is known since it first came.
-    (same,) = cleaned.accepted.where("customer_id = 'same'").select("known_at").collect()
-    assert same["known_at"] == datetime(2026, 2, 2)  # noqa: DTZ001
+    # A record sent again, changed or not, is known since it first came.
+    known = cleaned.accepted.where("customer_id IN ('moved', 'same')").orderBy("customer_id").select("known_at")
+    assert [row["known_at"] for row in known.collect()] == [datetime(2026, 1, 15), datetime(2026, 2, 2)]  # noqa: DTZ001
     assert Counter(row["verdict"] for row in cleaned.left_out.collect()) == {
-        "superseded": 3, "duplicate": 3, "deletion": 2,
+        "superseded": 4, "duplicate": 3, "deletion": 3,
     }  # fmt: skip
     assert list(rejected(cleaned).values()) == [["sequence_missing"]]
 
@@ -194,8 +225,8 @@ def test_versions_in_any_order_and_pieces_settle_alike(shop: Shop) -> None:
     newest: dict[str, tuple[str, ...]] = {}
     for customer_id, *version in versions:
         changed_on, city, operation = version
-        newest[customer_id] = max(newest.get(customer_id, ("",)), (changed_on, city, operation == "D"))
-    expected = sorted((id_, city) for id_, (_, city, is_deletion) in newest.items() if not is_deletion)
+        newest[customer_id] = max(newest.get(customer_id, ("",)), (changed_on, operation == "D", city))
+    expected = sorted((id_, city) for id_, (_, is_deletion, city) in newest.items() if not is_deletion)
     for name in ("once", "again"):
         random.shuffle(versions)
         replayed = versions + random.sample(versions, 40)
@@ -211,7 +242,7 @@ def test_versions_in_any_order_and_pieces_settle_alike(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sequence_by": "changed_at"}, "sources.crm.sequence_by: found a string, expected a time or a whole number"),
+        ({"sequence_by": "changed_at"}, "sources.crm.sequence_by: found a string, expected a time or a number"),
         ({"is_deletion": "operation"}, "sources.crm.is_deletion: found a string, expected a condition"),
         ({"sequence_by": "changed"}, "sources.crm.sequence_by: found column 'changed', expected one of the file's"),
     ],
@@ -357,7 +388,7 @@ def test_odd_headers_are_read_as_they_stand(shop: Shop) -> None:
             SourceError,
             "sources.shop: found fields whose names differ only by case",
         ),
-        ({"a.csv": ""}, {}, ConfigError, "sources.shop.columns.order_id: found column 'order_id'"),
+        ({"a.csv": "receipt\n"}, {}, ConfigError, "sources.shop.columns.order_id: found column 'order_id'"),
         (
             {"a.csv": HEADER},
             {"columns": {"colour": "'red'"}},

@@ -162,7 +162,7 @@ def planted(spark: SparkSession) -> Iterator[DataFrame]:
 def test_segments_recover_planted_groups_and_name_them_by_profile(
     spark: SparkSession, planted: DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    settings = Segments(cluster_counts=(2, 3, 4), starts=2, sample_customers=1000, seed=5)
+    settings = Segments(cluster_counts=(2, 3), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
     rfm = score_rfm(planted, fit_rfm_cut_points(planted))
     fitted = fit_segments(planted, rfm, settings, uri, "segments")

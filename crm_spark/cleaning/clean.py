@@ -60,7 +60,7 @@ def clean_entity(
     judged = [
         _judge(read_landed(spark, source, files, lake_uri), name, source, files, table, currency)
         for name, source in sources.items()
-        if source.entity == entity and (files := [file for file in landed if file.source == name])
+        if source.entity == entity and (files := _files_with_rows(name, landed))
     ]
     nothing = Cleaned(
         accepted=declared_rows(spark, table, []),
@@ -71,7 +71,7 @@ def clean_entity(
         return nothing
     good = _union(rows.where("is_good").select(*table.column_names) for rows in judged)
     bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
-    # One pass over keys and verdicts tells what else is needed: mostly nothing.
+    # One pass over keys and verdicts tells what else is needed: nothing, where no key stands twice.
     contested, has_bad = _survey(judged, table)
     if contested is None:
         rejected = _build_rejected(bad, REJECTED[entity]) if has_bad else nothing.rejected
@@ -187,6 +187,11 @@ def read_landed(spark: SparkSession, source: Source, files: Sequence[LandedFile]
     return rows.withColumn("_batch_id", F.substring("_metadata.file_name", 1, _SHA256_DIGITS))
 
 
+def _files_with_rows(source: str, landed: Sequence[LandedFile]) -> list[LandedFile]:
+    """The files of a source but those of no bytes, which have not even a header."""
+    return [file for file in landed if file.source == source and file.byte_count > 0]
+
+
 def _typed(rows: DataFrame) -> list[str]:
     return [f"{name} {kind}" for name, kind in rows.dtypes]
 
@@ -205,13 +210,14 @@ def count_landed(
     spark: SparkSession, sources: Mapping[str, Source], landed: Sequence[LandedFile], lake_uri: str
 ) -> DataFrame:
     """Rows: one per landed file with the number of rows that its reader finds (source, batch_id, read_count)."""
-    return _union(
+    counts = [
         read_landed(spark, source, files, lake_uri)
         .groupBy(F.lit(name).alias("source"), F.col("_batch_id").alias("batch_id"))
         .agg(F.count("*").alias("read_count"))
         for name, source in sources.items()
-        if (files := [file for file in landed if file.source == name])
-    )
+        if (files := _files_with_rows(name, landed))
+    ]
+    return _union([local_rows(spark, "source string, batch_id string, read_count bigint", []), *counts])
 
 
 def _judge(
@@ -251,10 +257,11 @@ def _judge(
         F.struct(*map(quoted, file_columns)).alias("raw_row"),
         F.col(_CORRUPT).alias("corrupt_text"),
         F.col(_CORRUPT).isNotNull().alias("is_corrupt"),
+        _has_replaced_bytes(raw).alias("has_replaced_bytes"),
     )
     raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
     typed = with_values.withColumns({c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns})
-    of_row = {"row_not_readable": F.col("is_corrupt")}
+    of_row = {"row_not_readable": F.col("is_corrupt"), "text_not_in_encoding": F.col("has_replaced_bytes")}
     of_content: dict[str, SparkColumn] = {}
     if source.sequence_by:
         of_row["sequence_missing"] = F.col("sequence_no").isNull()
@@ -272,6 +279,12 @@ def _judge(
     return typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
 
 
+def _has_replaced_bytes(raw: DataFrame) -> SparkColumn:
+    """Whether a text had bytes that are none of its encoding: the reader puts a mark in their place."""
+    texts = [quoted(name) for name, kind in raw.dtypes if kind == "string" and name != "_batch_id"]
+    return F.contains(F.concat_ws("", *texts), F.lit("\N{REPLACEMENT CHARACTER}"))
+
+
 def _sequence_no(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
     """Newer rows have greater numbers: times in microseconds, numbers as they are."""
     if source.sequence_by is None:
@@ -283,9 +296,7 @@ def _sequence_no(raw: DataFrame, name: str, source: Source, file_columns: Sequen
         return F.unix_micros(value.cast("timestamp")).cast(_SEQUENCE)
     if kind in ("tinyint", "smallint", "int", "bigint") or kind.startswith("decimal"):
         return value.try_cast(_SEQUENCE)
-    raise ConfigError(
-        f"{where}: found a {kind}, expected a time or a whole number: cast(column as timestamp or bigint)"
-    )
+    raise ConfigError(f"{where}: found a {kind}, expected a time or a number: cast(column as timestamp or bigint)")
 
 
 def _is_deletion(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
@@ -332,10 +343,12 @@ def _settle(contested: DataFrame, table: Table) -> DataFrame:
     """Give rows with contested keys a verdict: accepted, duplicate, superseded, deletion or conflicting.
 
     It depends on the rows alone, not on the order in which they came: the newest content has the highest
-    `sequence_no` and, of several with that, the greatest text. Of equal contents the one first known stands for all.
+    `sequence_no`; of several with that, a deletion wins, then the greatest text. The accepted row is known since the
+    first of all versions was, so that a customer who changes does not vanish from earlier cut-offs.
     """
     business = [c.name for c in table.columns if not c.volatile and c.name != "known_at"]
     of_key, of_content = Window.partitionBy(*table.key), Window.partitionBy(*table.key, "content")
+    content = F.to_json(F.struct("is_deletion", *business), {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"})
     earliest = ["known_at"] if "known_at" in table.column_names else []
     verdict = (
         F.when(F.col("has_other_content") & ~F.col("is_ordered"), "conflicting")
@@ -344,15 +357,17 @@ def _settle(contested: DataFrame, table: Table) -> DataFrame:
         .when(F.col("is_deletion"), "deletion")
         .otherwise("accepted")
     )
-    return (
-        contested.withColumn("content", F.to_json(F.struct(*business, "is_deletion")))
+    settled = (
+        contested.withColumn("content", content)
         .withColumn("has_other_content", F.min("content").over(of_key) != F.max("content").over(of_key))
         .withColumn("is_ordered", F.bool_and(F.col("sequence_no").isNotNull()).over(of_key))
         .withColumn("newest", F.max(F.struct("sequence_no", "content")).over(of_key))
         .withColumn("place", F.row_number().over(of_content.orderBy(*earliest, "batch_id", "source")))
         .withColumn("verdict", verdict)
-        .drop("content", "has_other_content", "is_ordered", "newest", "place")
     )
+    if earliest:  # NULL, which comes first: known as soon as it happened
+        settled = settled.withColumn("known_at", F.first("known_at").over(of_key.orderBy("known_at")))
+    return settled.drop("content", "has_other_content", "is_ordered", "newest", "place")
 
 
 def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:

@@ -8,7 +8,10 @@ MONEY = "decimal(18,4)"
 _SOURCE = Column("source", "string", "The source that the row came from.", volatile=True)
 _BATCH = Column("batch_id", "string", "The file that the row came in (see `ingest_ledger`).", volatile=True)
 _KNOWN_AT = Column(
-    "known_at", "timestamp", "When the company learned of it (UTC); NULL: as soon as it happened.", nullable=True
+    "known_at",
+    "timestamp",
+    "When the company first learned of it, in any version (UTC); NULL: as soon as it happened.",
+    nullable=True,
 )
 
 
