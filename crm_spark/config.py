@@ -33,7 +33,10 @@ class _Section(BaseModel):
 class Source(_Section):
     """Where rows of one entity come from, and how the file's columns become the entity's columns."""
 
-    entity: Literal["customers", "orders", "campaigns", "contacts", "responses", "products"]
+    entity: Literal[
+        "customers", "customer_contacts", "orders", "service_events", "feedback", "visits",
+        "campaigns", "contacts", "responses", "products",
+    ]  # fmt: skip
     format: Literal["parquet", "csv", "json"]
     path: str
     # An installed Python package that ships the file; `path` is then relative to it.
@@ -92,6 +95,15 @@ class Config(_Section):
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sources_of_an_entity_are_ordered_alike(self) -> "Config":
+        for entity in {source.entity for source in self.sources.values()}:
+            orders = {name: source.sequence_by for name, source in self.sources.items() if source.entity == entity}
+            if None in orders.values() and set(orders.values()) != {None}:
+                (name, *_) = sorted(name for name, order in orders.items() if order is None)
+                raise ValueError(f"expected sequence_by in sources.{name}, too, as other sources of {entity} have it")
+        return self
 
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.business_time_zone)
@@ -179,7 +191,7 @@ def _explain(error: ValidationError) -> str:
         elif fault["type"] == "missing":
             faults.append(f"{key}: found nothing, expected a value")
         elif isinstance(fault["input"], dict):
-            faults.append(f"{key}: {expected}")
+            faults.append(f"{key}: {expected}" if key else expected)
         else:
             faults.append(f"{key}: found {fault['input']!r}, {expected[:1].lower()}{expected[1:]}")
     return "; ".join(faults)

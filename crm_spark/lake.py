@@ -9,23 +9,29 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
+from delta.tables import DeltaTable as SparkDeltaTable
 from deltalake import DeltaTable, QueryBuilder
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
+from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.tables import Column, Summary, Table, conform, declared_rows, local_rows, summarise
+from crm_spark.tables import Column, Summary, Table, conform, declared_rows, local_rows, shifted_hash, summarise
 
 PUBLICATIONS = Table(
     name="publications",
@@ -65,6 +71,9 @@ _SMALL_COUNT = 100_000
 # which hold the rows as they are: at reader version 1 no file has deleted rows or other names of columns.
 _FEW_FILES = 32
 
+_NOTE_SETTING = "spark.databricks.delta.commitInfo.userMetadata"
+_one_merge = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -97,6 +106,7 @@ class _Head:
     fingerprint: str | None
     declaration: str | None
     written_count: int
+    beside: Sequence[Pin]
 
 
 class PublishedLake:
@@ -150,17 +160,16 @@ class Lake(PublishedLake):
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
         stored = DeltaTable(self.path(pin.name), version=pin.version)
-        names = stored.get_add_actions()["path"].to_pylist()
+        names = _file_names(stored)
         holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
         if len(names) > _FEW_FILES or not holds_rows_as_they_are or _is_pattern(self.uri):
-            return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
-        schema = StructType.fromJson(json.loads(stored.schema().to_json()))
-        if not names:
-            return local_rows(self.spark, schema, [])
-        return self.spark.read.schema(schema).parquet(*(f"{self.path(pin.name)}/{name}" for name in names))
+            return self._read_version(pin)
+        return self._read_files(pin, stored, names)
 
-    def write(self, table: Table, rows: DataFrame, fingerprint: str) -> Pin:
+    def write(self, table: Table, rows: DataFrame, fingerprint: str, beside: Sequence[Pin] = ()) -> Pin:
         """Replace the rows of a table and check what was written.
+
+        The commit notes the versions of other tables that belong `beside` it; see `pins_beside`.
 
         Raises:
             ContractError: if the rows break the declaration; the published version stays what it was.
@@ -173,12 +182,53 @@ class Lake(PublishedLake):
             verb = "CREATE" if head is None else "REPLACE"
             self.spark.sql(_create_statement(verb, table, self.path(table.name)))
             mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
-        metadata = json.dumps({"fingerprint": fingerprint, "declaration": table.declaration_hash})
-        try:
-            rows.write.format("delta").mode(mode).option("userMetadata", metadata).save(self.path(table.name))
-        except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
-            _raise_if_broken_constraint(table, error)
+        self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
         return self._checked_head(table, fingerprint)
+
+    def change(self, table: Table, base: Pin, rows: DataFrame, removed: DataFrame | None, fingerprint: str) -> Pin:
+        """Add rows to a version of a table, and check those alone.
+
+        Without `removed`, no row may have a key that stands there. With it, rows take the place of those with their
+        key, and the rows whose keys are `removed` go. It costs what the files cost in which such keys may stand.
+
+        Raises:
+            ContractError: if the rows break the declaration; the published version stays what it was.
+        """
+        rows = conform(rows, table)
+        head = self._head(table.name)
+        if head is None or head.version != base.version:
+            # What a run wrote that was not completed is no part of this version.
+            self.spark.sql(f"RESTORE TABLE delta.{quoted(self.path(table.name))} TO VERSION AS OF {base.version}")
+        note = _commit_note(table, fingerprint)
+        if removed is None:
+            self._save(table, rows, "append", note)
+        else:
+            self._merge(table, rows, removed, note)
+        head = self._own_head(table, fingerprint)
+        came, went = (
+            summarise(part, table) for part in self.difference(base, Pin(table.name, head.version, fingerprint, "", 0))
+        )
+        _raise_if_broken(table, came)
+        content_hash = shifted_hash(base.content_hash, came, went)
+        row_count = base.row_count + came.row_count - went.row_count
+        return Pin(table.name, head.version, fingerprint, content_hash, row_count)
+
+    def difference(self, before: Pin | None, after: Pin) -> tuple[DataFrame, DataFrame]:
+        """The rows of files that came, and of files that went, between two versions of a table."""
+        new = DeltaTable(self.path(after.name), version=after.version)
+        if before is None:
+            return self.read(after), self._read_files(after, new, [])
+        old = DeltaTable(self.path(before.name), version=before.version)
+        old_names, new_names = (set(_file_names(stored)) for stored in (old, new))
+        return (
+            self._read_files(after, new, sorted(new_names - old_names)),
+            self._read_files(before, old, sorted(old_names - new_names)),
+        )
+
+    def pins_beside(self, table: Table) -> dict[str, Pin]:
+        """The versions of other tables that the newest version of a table notes, by their names."""
+        head = self._head(table.name)
+        return {pin.name: pin for pin in head.beside} if head else {}
 
     def find(self, table: Table, fingerprint: str | None = None) -> Pin | None:
         """The newest version of a table, published or not, if it is whole and, where asked, made from just this."""
@@ -237,19 +287,69 @@ class Lake(PublishedLake):
         (commit,) = DeltaTable(self.path(name)).history(1)
         metadata = json.loads(commit.get("userMetadata") or "{}")
         written_count = int(commit.get("operationMetrics", {}).get("numOutputRows", 0))
-        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"), written_count)
+        beside = [Pin(**pin) for pin in metadata.get("beside", ())]
+        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"), written_count, beside)
 
-    def _checked_head(self, table: Table, fingerprint: str) -> Pin:
+    def _read_files(self, pin: Pin, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
+        """The rows of some files of a version, by their names."""
+        schema = StructType.fromJson(json.loads(stored.schema().to_json()))
+        if not names:
+            return local_rows(self.spark, schema, [])
+        if _is_pattern(self.uri):
+            return self._read_version(pin).where(F.col("_metadata.file_name").isin(list(names)))
+        return self.spark.read.schema(schema).parquet(*(f"{self.path(pin.name)}/{name}" for name in names))
+
+    def _read_version(self, pin: Pin) -> DataFrame:
+        return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
+
+    def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
+        try:
+            rows.write.format("delta").mode(mode).option("userMetadata", note).save(self.path(table.name))
+        except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
+            _raise_if_broken_constraint(table, error)
+
+    def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
+        key = list(table.key)
+        first = key[0]
+        gone = removed.select(*key).withColumn("_is_gone", F.lit(True))
+        source = rows.withColumn("_is_gone", F.lit(False)).unionByName(gone, allowMissingColumns=True)
+        ((low, high),) = source.agg(F.min(first), F.max(first)).collect()
+        # The range lets Delta pass over files that hold none of these keys.
+        within = F.col(f"t.{quoted(first)}").between(F.lit(low), F.lit(high))
+        same_key = [F.col(f"t.{quoted(name)}") == F.col(f"s.{quoted(name)}") for name in key]
+        values: dict[str, str | SparkColumn] = {name: f"s.{quoted(name)}" for name in table.column_names}
+        merge = (
+            SparkDeltaTable.forPath(self.spark, self.path(table.name))
+            .alias("t")
+            .merge(source.alias("s"), reduce(and_, [within, *same_key]))
+            .whenMatchedDelete("s._is_gone")
+            .whenMatchedUpdate(set=values)
+            .whenNotMatchedInsert("NOT s._is_gone", values=values)
+        )
+        # A merge takes its note from the session alone; writes have their own and heed that before the session's.
+        with _one_merge:
+            self.spark.conf.set(_NOTE_SETTING, note)
+            try:
+                merge.execute()
+            except (PySparkException, Py4JJavaError) as error:
+                _raise_if_broken_constraint(table, error)
+            finally:
+                self.spark.conf.unset(_NOTE_SETTING)
+
+    def _own_head(self, table: Table, fingerprint: str) -> _Head:
         head = self._head(table.name)
         if head is None or head.fingerprint != fingerprint:
             raise LakeError(f"{table.name}: found another version than was just written; only one may write")
+        return head
+
+    def _checked_head(self, table: Table, fingerprint: str) -> Pin:
+        head = self._own_head(table, fingerprint)
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
         rows = self.read(pin)
         if head.written_count < _SMALL_COUNT:
             rows = rows.coalesce(1)
-        summary: Summary = summarise(rows, table)
-        if summary.violations:
-            raise ContractError(f"{table.name}: rows break the declared table: {'; '.join(summary.violations)}")
+        summary = summarise(rows, table)
+        _raise_if_broken(table, summary)
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
 
 
@@ -327,6 +427,20 @@ def _create_statement(verb: str, table: Table, path: str) -> str:
         f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
         f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
     )
+
+
+def _file_names(stored: DeltaTable) -> list[str]:
+    return cast(list[str], stored.get_add_actions()["path"].to_pylist())
+
+
+def _commit_note(table: Table, fingerprint: str, beside: Sequence[Pin] = ()) -> str:
+    note = {"fingerprint": fingerprint, "declaration": table.declaration_hash}
+    return json.dumps(note | ({"beside": [asdict(pin) for pin in beside]} if beside else {}))
+
+
+def _raise_if_broken(table: Table, summary: Summary) -> None:
+    if summary.violations:
+        raise ContractError(f"{table.name}: rows break the declared table: {'; '.join(summary.violations)}")
 
 
 def _raise_if_broken_constraint(table: Table, error: PySparkException | Py4JJavaError) -> NoReturn:

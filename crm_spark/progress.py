@@ -66,7 +66,8 @@ class StageProgress:
         self._bars.advance(self._bar)
 
     def finish(self) -> None:
-        self._bars.update(self._bar, step=self.summary())
+        done = self._written + self._unchanged  # a stage has no tables for entities without a source
+        self._bars.update(self._bar, step=self.summary(), total=done)
 
     def summary(self) -> str:
         return f"{self._written} tables written, {self._unchanged} unchanged"

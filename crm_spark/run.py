@@ -6,7 +6,7 @@ what that one had finished, and running the same job twice publishes once.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -22,7 +22,7 @@ from crm_spark.config import Config
 from crm_spark.errors import LakeError
 from crm_spark.lake import Lake, Pin, Publication, content_fingerprint
 from crm_spark.progress import StageProgress
-from crm_spark.tables import Table
+from crm_spark.tables import Table, declared_rows
 
 _UPDATES_AT_ONCE = 3
 
@@ -40,12 +40,16 @@ class Run:
     run_at: datetime
     previous: Publication | None
     pins: dict[str, Pin] = field(default_factory=dict)
+    # Versions that stages completed, though nothing was published with them yet.
+    completed: Mapping[str, Pin] = field(default_factory=dict)
     progress: StageProgress | None = None
     # False in the stages before --from: what they make must be there already.
     may_build: bool = True
 
     def read(self, table: Table) -> DataFrame:
-        """The version of a table that belongs to this run."""
+        """The version of a table that belongs to this run; no rows if the run has none of it."""
+        if table.name not in self.pins:
+            return declared_rows(self.lake.spark, table, [])
         return self.lake.read(self.pins[table.name])
 
     def update(
@@ -59,15 +63,21 @@ class Run:
 
         `given` are all other values that the rows depend on, as JSON can hold them.
         """
+        fingerprint = self.fingerprint(table, reads, given)
+        self.make(
+            table, fingerprint, lambda: self.lake.write(table, build(*(self.read(read) for read in reads)), fingerprint)
+        )
+
+    def make(self, table: Table, fingerprint: str, write: Callable[[], Pin]) -> None:
+        """Make a table current: take the version with this fingerprint, or let `write` make it."""
         if self.progress:
             self.progress.begin(table.name)
-        fingerprint = self.fingerprint(table, reads, given)
         pin = self._up_to_date(table, fingerprint)
         changed = pin is None
         if pin is None:
             if not self.may_build:
                 raise LakeError(f"{table.name}: found no version for these inputs; run without --from")
-            pin = self.lake.write(table, build(*(self.read(read) for read in reads)), fingerprint)
+            pin = write()
         self.pins[table.name] = pin
         if self.progress:
             self.progress.end(changed)
@@ -96,13 +106,14 @@ class Run:
                 raise
 
     def fingerprint(self, table: Table, reads: Sequence[Table], given: object) -> str:
-        inputs = {read.name: self.pins[read.name].content_hash for read in reads}
+        inputs = {read.name: self.pins[read.name].content_hash for read in reads if read.name in self.pins}
         return content_fingerprint(code_version(), table.declaration_hash, inputs, given)
 
     def _up_to_date(self, table: Table, fingerprint: str) -> Pin | None:
-        pinned = self.previous.tables.get(table.name) if self.previous else None
-        if pinned is not None and pinned.fingerprint == fingerprint:
-            return pinned
+        published = self.previous.tables if self.previous else {}
+        for pin in (published.get(table.name), self.completed.get(table.name)):
+            if pin is not None and pin.fingerprint == fingerprint:
+                return pin
         return self.lake.find(table, fingerprint)
 
     def publication(self) -> Publication:

@@ -97,8 +97,18 @@ class Summary:
     """What one scan tells of a stored table: its size, its content and what in it breaks the declaration."""
 
     row_count: int
-    content_hash: str
+    hash_sum: int
     violations: tuple[str, ...]
+
+    @property
+    def content_hash(self) -> str:
+        return f"{self.row_count}:{self.hash_sum}"
+
+
+def shifted_hash(content_hash: str, came: Summary, went: Summary) -> str:
+    """The content hash of a table after some of its rows came and others went."""
+    row_count, hash_sum = map(int, content_hash.split(":"))
+    return f"{row_count + came.row_count - went.row_count}:{hash_sum + came.hash_sum - went.hash_sum}"
 
 
 def summarise(rows: DataFrame, table: Table) -> Summary:
@@ -123,8 +133,7 @@ def summarise(rows: DataFrame, table: Table) -> Summary:
     # Hashes of keys are cheaper to compare than keys, and in rare cases equal for two of them.
     if keys < row_count and (repeated := rows.groupBy(*table.key).count().where("count > 1").count()):
         violations.append(f"{repeated} keys ({', '.join(table.key)}) stand more than once")
-    hash_sum = low + (middle << 21) + (high << 42)
-    return Summary(row_count, f"{row_count}:{hash_sum}", tuple(violations))
+    return Summary(row_count, low + (middle << 21) + (high << 42), tuple(violations))
 
 
 def _hash_parts(hash_: SparkColumn) -> list[SparkColumn]:

@@ -107,6 +107,10 @@ def test_a_setting_without_a_key_or_value_says_what_was_expected(tmp_path: Path,
         ("lake = ", ("expected a configuration in TOML",)),
         ("lake = 'a'\nlake = 'b'", ("expected a configuration in TOML",)),
         ("sources.other.entity = 'orders'", ("sources.other.format: found nothing, expected a value",)),
+        (
+            "sources.other = { entity = 'orders', format = 'csv', path = 'a', columns = {}, sequence_by = 'n' }",
+            ("toml: expected sequence_by in sources.orders, too, as other sources of orders have it",),
+        ),
     ],
 )
 def test_a_fault_names_the_key_what_was_found_and_what_was_expected(

@@ -1,13 +1,16 @@
 import hashlib
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from builders import RUN_AT, a_source, landed
 from chispa import assert_df_equality
+from pyarrow import fs
 from pyspark.sql import SparkSession
 
 from crm_spark.errors import SourceError
+from crm_spark.sources import landing
 from crm_spark.sources.landing import build_ingest_ledger, read_landed_files
 
 
@@ -156,6 +159,39 @@ def test_an_interrupted_copy_is_not_taken_for_the_file(tmp_path: Path) -> None:
     a_file(tmp_path / "lake" / "landing" / "shop", f"{batch_id}.csv.part", "id")
     (file,) = landed(str(tmp_path / "lake"), {"shop": a_source(path)})
     assert landing_of(tmp_path / "lake") == {file.landed_path: "id\n1\n"}
+
+
+def test_only_files_that_look_new_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, sources = str(tmp_path / "lake"), {"shop": a_source(tmp_path / "in")}
+    old = a_file(tmp_path / "in", "old.csv", "id\n1\n")
+    touched = a_file(tmp_path / "in", "touched.csv", "id\n2\n")
+    first = landed(lake, sources)
+    a_file(tmp_path / "in", "new.csv", "id\n3\n")
+    os.utime(touched, (1, 1))
+    read: list[str] = []
+    hash_file = landing._hash_file
+    monkeypatch.setattr(landing, "_hash_file", lambda system, path: read.append(path) or hash_file(system, path))
+    assert len(landed(lake, sources, first)) == 3
+    assert sorted(Path(path).name for path in read) == ["new.csv", "touched.csv"]
+    # Other content of the same size is noticed by its time.
+    old.write_text("id\n9\n")
+    with pytest.raises(SourceError, match=r"file old.csv came before with content"):
+        landed(lake, sources, first)
+
+
+def test_a_file_that_grows_while_it_is_copied_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = a_file(tmp_path / "in", "orders.csv", "id\n1\n")
+    hash_file = landing._hash_file
+
+    def hash_then_grow(system: fs.FileSystem, name: str) -> str:
+        batch_id = hash_file(system, name)
+        path.write_text("id\n1\n2\n")
+        return batch_id
+
+    monkeypatch.setattr(landing, "_hash_file", hash_then_grow)
+    with pytest.raises(SourceError, match=r"sources.shop: file orders.csv changed while it was read; run again"):
+        landed(str(tmp_path / "lake"), {"shop": a_source(path)})
+    assert not list((tmp_path / "lake" / "landing" / "shop").glob("*.csv"))
 
 
 def test_the_ledger_keeps_every_file_as_it_was(spark: SparkSession, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(crm_spark.__file__).parent
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts", "report")
 FOUNDATION = {"errors", "config", "session", "tables", "checks", "lake"}
 # These sit above the layers and put them together.
-TOP = {"run", "refresh", "cli"}
+TOP = {"run", "stages", "refresh", "cli"}
 
 NOT_IN_CONNECT = {"rdd", "_jvm", "_jdf", "_jsc", "_sc", "sparkContext"}
 TO_THE_DRIVER = {"cache", "persist", "toPandas", "toArrow", "toLocalIterator", "collect"}

@@ -1,31 +1,47 @@
 """Cleaning: parse leniently, judge each row by itself, settle rows with the same key, lose nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.judging import judge_rows
 from crm_spark.cleaning.reading import files_with_rows, read_landed
-from crm_spark.cleaning.settling import settle_versions, survey_keys
-from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
+from crm_spark.cleaning.settling import (
+    Standing,
+    add_content,
+    build_withheld,
+    keep_other_keys,
+    settle_versions,
+    standing_versions,
+    survey_keys,
+)
+from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.config import Source
 from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table, conform, declared_rows, local_rows
 
+_OF_REJECTED = ("source", "batch_id", "row_text", "reasons")
+_LEFT_OUT = "source string, batch_id string, duplicate_count bigint, superseded_count bigint, deletion_count bigint"
+
 
 @dataclass(frozen=True)
 class Cleaned:
-    """Every row of an entity's files, in exactly one of three frames.
+    """What new files make of an entity's tables.
 
-    `left_out` says by its column `verdict` what a row is: a duplicate, superseded by a newer one, or a deletion.
+    `accepted` are rows for the clean table, in place of those that stand there with their keys. `removed` are keys
+    whose row there goes; None: no new row has a key that stands there. `rejected` are rows to add to the quarantine.
+    `withheld` are all withheld keys of the entity. `left_out` counts the rows of each file that are duplicates,
+    superseded or deletions; less than 0 where a deletion that stood does so no more.
     """
 
     accepted: DataFrame
+    removed: DataFrame | None
     rejected: DataFrame
+    withheld: DataFrame
     left_out: DataFrame
 
 
@@ -36,101 +52,155 @@ def clean_entity(
     landed: Sequence[LandedFile],
     lake_uri: str,
     currency: str,
+    standing: Standing | None = None,
 ) -> Cleaned:
-    """Judge all landed rows of an entity.
+    """Judge the rows of those landed files of an entity that `standing` was not made of.
 
     A row is rejected for what it is by itself (unreadable or missing values, broken rules). Of good rows with
-    one key and the same content the first is accepted and the others are duplicates. Of different content, the
-    newest by its source's `sequence_by` is accepted, whenever it came, unless it is a deletion; without that
-    order all are rejected, since nothing says which is true. An entity without a source gives empty frames.
+    one key the newest by its source's `sequence_by` is accepted, whenever it came, unless it is a deletion; equal
+    ones are duplicates. Where contents differ without that order, all are rejected, since nothing says which is true.
 
     Raises:
         ConfigError: if a mapping is not possible over the file's columns.
         SourceError: if the files of a source differ in their columns.
     """
     table = CLEAN[entity]
-    judged = [
-        judge_rows(read_landed(spark, source, files, lake_uri), name, source, files, table, currency)
-        for name, source in sources.items()
-        if source.entity == entity and (files := files_with_rows(name, landed))
-    ]
+
+    def judge(files: Sequence[LandedFile]) -> list[DataFrame]:
+        return [
+            judge_rows(read_landed(spark, source, own, lake_uri), name, source, own, table, currency)
+            for name, source in sources.items()
+            if source.entity == entity and (own := files_with_rows(name, files))
+        ]
+
     nothing = Cleaned(
         accepted=declared_rows(spark, table, []),
+        removed=None,
         rejected=declared_rows(spark, REJECTED[entity], []),
-        left_out=local_rows(spark, "source string, batch_id string, verdict string", []),
+        withheld=standing.withheld if standing else declared_rows(spark, WITHHELD_KEYS, []),
+        left_out=local_rows(spark, _LEFT_OUT, []),
     )
-    if not judged:
+    new_files = [file for file in landed if standing is None or file not in standing.files]
+    sources_judged = judge(new_files)
+    if not sources_judged:
         return nothing
-    good = _union(rows.where("is_good").select(*table.column_names) for rows in judged)
-    bad = _union(_with_text(rows.where("NOT is_good"), table) for rows in judged)
-    # One pass over keys and verdicts tells what else is needed: nothing, where no key stands twice.
-    contested, has_bad = survey_keys(
-        _union(rows.select(*table.key, "is_good", "is_deletion") for rows in judged), table
-    )
-    if contested is None:
-        rejected = _build_rejected(bad, REJECTED[entity]) if has_bad else nothing.rejected
-        return Cleaned(conform(good, table), rejected, nothing.left_out)
+    # Files are parsed once. The text of a good row is seldom asked for, and then read again.
+    kept_text = F.when(~F.col("is_good"), F.col("row_text"))
+    judged = _union(sources_judged).withColumn("row_text", kept_text).persist()
+    good = judged.where("is_good")
+    survey = survey_keys(judged, table, standing)
+    bad = judged.where("NOT is_good").select(*_OF_REJECTED)
+    if survey.contested is None:
+        return replace(
+            nothing,
+            accepted=conform(good.select(*table.column_names), table),
+            rejected=_build_rejected(bad, REJECTED[entity]) if survey.has_bad else nothing.rejected,
+        )
     key = list(table.key)
-    settled = settle_versions(
-        _union(_with_text(rows.where("is_good").join(contested, key, "left_semi"), table) for rows in judged), table
-    )
-    accepted = good.join(contested, key, "left_anti").unionByName(
-        settled.where("verdict = 'accepted'").select(*table.column_names)
-    )
-    conflicting = settled.where("verdict = 'conflicting'").withColumn(
-        "reasons", F.array(F.lit("key_with_other_content"))
-    )
+    versions = good.join(survey.contested, key, "left_semi").withColumn("stands_as", F.lit(None).cast("string"))
+    if survey.standing is not None:
+        stands = standing_versions(survey.standing, survey.contested, table)
+        versions = versions.unionByName(stands, allowMissingColumns=True)
+    settled = settle_versions(versions, table).persist()
+    conflicting = _read_conflicting(settled, table, landed, judge)
+    settled_accepted = settled.where("verdict = 'accepted'")
+    uncontested = good.join(survey.contested, key, "left_anti")
+    accepted = uncontested.select(*table.column_names).unionByName(settled_accepted.select(*table.column_names))
     return Cleaned(
         accepted=conform(accepted, table),
-        rejected=_build_rejected(bad.unionByName(conflicting.drop("verdict")), REJECTED[entity]),
-        left_out=settled.where("verdict NOT IN ('accepted', 'conflicting')").select("source", "batch_id", "verdict"),
+        removed=survey.contested.join(settled_accepted, key, "left_anti") if survey.meets_standing else None,
+        rejected=_build_rejected(_union([bad, *conflicting]), REJECTED[entity]),
+        withheld=conform(
+            keep_other_keys(nothing.withheld, survey.contested, table).unionByName(
+                build_withheld(entity, settled, table)
+            ),
+            WITHHELD_KEYS,
+        ),
+        left_out=_count_left_out(settled),
     )
+
+
+def _read_conflicting(
+    settled: DataFrame,
+    table: Table,
+    landed: Sequence[LandedFile],
+    judge: Callable[[Sequence[LandedFile]], list[DataFrame]],
+) -> list[DataFrame]:
+    """Rows that come into conflict, new ones and those that stood until now, as their files have them."""
+    lost = settled.where("verdict = 'conflicting' AND coalesce(stands_as, '') != 'conflicting'")
+    of_row = [*table.key, "source", "batch_id", "content"]
+    lost = lost.groupBy(*of_row).agg(F.count("*").alias("lost_count"))
+    origins = {tuple(row) for row in lost.select("source", "batch_id").distinct().collect()}
+    # Equal rows of a file beside those that are lost are duplicates of them: the first texts stand for the lost.
+    in_order = Window.partitionBy(*of_row).orderBy("row_text")
+    return [
+        add_content(rows.where("is_good"), table)
+        .join(lost, of_row)
+        .withColumn("place", F.row_number().over(in_order))
+        .where("place <= lost_count")
+        .withColumn("reasons", F.array(F.lit("key_with_other_content")))
+        .select(*_OF_REJECTED)
+        for rows in judge([file for file in landed if (file.source, file.batch_id) in origins])
+    ]
+
+
+def _count_left_out(settled: DataFrame) -> DataFrame:
+    return settled.groupBy("source", "batch_id").agg(
+        F.count_if(F.col("verdict") == "duplicate").alias("duplicate_count"),
+        F.count_if(F.col("verdict") == "superseded").alias("superseded_count"),
+        (F.count_if(F.col("verdict") == "deleted") - F.count_if(F.col("stands_as") == "deleted")).alias(
+            "deletion_count"
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows that came into the stored tables of cleaning, and that went from them, since the account before."""
+
+    came: Sequence[DataFrame]
+    went: Sequence[DataFrame]
 
 
 def build_cleaning_account(
     spark: SparkSession,
     landed: Sequence[LandedFile],
     read_counts: DataFrame,
-    accepted: Sequence[DataFrame],
-    rejected: Sequence[DataFrame],
+    accepted: Stored,
+    rejected: Stored,
     left_out: Sequence[DataFrame],
+    before: DataFrame | None = None,
 ) -> DataFrame:
     """Rows: one per landed file, each count taken from its own place, so that their equation means something.
 
-    `accepted` and `rejected` are the stored tables of all entities, `read_counts` a count of the files
-    themselves (source, batch_id, read_count).
+    `accepted` and `rejected` are rows of stored tables, `read_counts` a count of the files themselves (source,
+    batch_id, read_count), `left_out` what settling left out. All are changes since the account `before`.
     """
     files = local_rows(
         spark,
         "source string, entity string, batch_id string, file_name string",
         [(file.source, file.entity, file.batch_id, file.file_name) for file in landed],
     )
-    counted = [
+    counts = [
         read_counts,
-        _count_rows((rows.select("source", "batch_id") for rows in accepted), accepted_count=F.count("*")),
-        _count_rows(
-            (rows.select("source", "batch_id", "row_count") for rows in rejected), rejected_count=F.sum("row_count")
-        ),
-        _count_rows(
-            left_out,
-            duplicate_count=F.count_if(F.col("verdict") == "duplicate"),
-            superseded_count=F.count_if(F.col("verdict") == "superseded"),
-            deletion_count=F.count_if(F.col("verdict") == "deletion"),
-        ),
+        *(_count(rows, "accepted_count", F.count("*")) for rows in accepted.came),
+        *(_count(rows, "accepted_count", -F.count("*")) for rows in accepted.went),
+        *(_count(rows, "rejected_count", F.sum("row_count")) for rows in rejected.came),
+        *(_count(rows, "rejected_count", -F.sum("row_count")) for rows in rejected.went),
+        *left_out,
+        *([before.drop("entity", "file_name")] if before is not None else []),
     ]
-    account = reduce(lambda left, right: left.join(right, ["source", "batch_id"], "left"), counted, files)
-    return conform(account.na.fill(0), CLEANING_ACCOUNT)
-
-
-def _with_text(judged: DataFrame, table: Table) -> DataFrame:
-    """The text of the rows as they came, beside their canonical columns and reasons."""
-    return judged.select(
-        *table.column_names,
-        "sequence_no",
-        "is_deletion",
-        "reasons",
-        F.coalesce("corrupt_text", F.to_json("raw_row")).alias("row_text"),
+    names = [column.name for column in CLEANING_ACCOUNT.columns if column.type == "bigint"]
+    summed = (
+        reduce(lambda left, right: left.unionByName(right, allowMissingColumns=True), counts)
+        .groupBy("source", "batch_id")
+        .agg(*(F.sum(name).alias(name) for name in names))
     )
+    return conform(files.join(summed, ["source", "batch_id"], "left").na.fill(0, names), CLEANING_ACCOUNT)
+
+
+def _count(rows: DataFrame, name: str, count: SparkColumn) -> DataFrame:
+    return rows.groupBy("source", "batch_id").agg(count.alias(name))
 
 
 def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:
@@ -139,10 +209,6 @@ def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:
         F.count("*").alias("row_count"),
     )
     return conform(grouped.select(*table.column_names), table)
-
-
-def _count_rows(frames: Iterable[DataFrame], **counts: SparkColumn) -> DataFrame:
-    return _union(frames).groupBy("source", "batch_id").agg(*(count.alias(name) for name, count in counts.items()))
 
 
 def _union(frames: Iterable[DataFrame]) -> DataFrame:

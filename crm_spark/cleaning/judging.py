@@ -18,6 +18,10 @@ from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table
 
 _SEQUENCE = "decimal(38,6)"
+# What is said of a row beside the entity's columns.
+JUDGEMENT = ("ingested_at", "is_deletion", "is_good", "reasons", "row_text")
+# Columns that cleaning fills, whatever a source says.
+_OWN = frozenset({"sequence_no", "source", "batch_id"})
 
 
 def judge_rows(
@@ -28,9 +32,10 @@ def judge_rows(
     table: Table,
     currency: str,
 ) -> DataFrame:
-    """The canonical columns of every row, its place in the sequence of versions, and whether it is good or why not.
+    """The canonical columns of every row, when it came, whether it is a deletion, whether it is good or why not.
 
-    These are `sequence_no`, `is_deletion`, `is_good` and `reasons`. A deletion needs only its key and its place.
+    These are `ingested_at`, `is_deletion`, `is_good` and `reasons`; `row_text` is the row as it came. A deletion needs
+    only its key and its place among versions.
     """
     file_columns = [column for column in raw.columns if column not in (CORRUPT, "_batch_id")]
     mapped = _parse_mapping(name, source, file_columns, table)
@@ -41,6 +46,7 @@ def judge_rows(
     defaults = {
         "known_at": ingested_at,
         "currency": F.lit(currency),
+        "sequence_no": _sequence_no(raw, name, source, file_columns),
         "source": F.lit(name),
         "batch_id": F.col("_batch_id"),
     }
@@ -52,10 +58,9 @@ def judge_rows(
     spread = raw.repartition(*(values[name] for name in table.key))
     with_values = spread.select(
         *(value.alias(f"raw_{column}") for column, value in values.items()),
-        _sequence_no(spread, name, source, file_columns).alias("sequence_no"),
-        _is_deletion(spread, name, source, file_columns).alias("is_deletion"),
-        F.struct(*map(quoted, file_columns)).alias("raw_row"),
-        F.col(CORRUPT).alias("corrupt_text"),
+        ingested_at.alias("ingested_at"),
+        _is_deletion(raw, name, source, file_columns).alias("is_deletion"),
+        F.coalesce(CORRUPT, F.to_json(F.struct(*map(quoted, file_columns)))).alias("row_text"),
         F.col(CORRUPT).isNotNull().alias("is_corrupt"),
         _has_replaced_bytes(raw, source).alias("has_replaced_bytes"),
     )
@@ -76,7 +81,8 @@ def judge_rows(
         of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
     of_content |= {check.name: is_broken(check) for check in table.checks}
     rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
-    return typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
+    judged = typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
+    return judged.select(*table.column_names, *JUDGEMENT)
 
 
 def _has_replaced_bytes(raw: DataFrame, source: Source) -> SparkColumn:
@@ -113,15 +119,14 @@ def _is_deletion(raw: DataFrame, name: str, source: Source, file_columns: Sequen
 
 
 def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table: Table) -> dict[str, SparkColumn]:
-    provenance = {"source", "batch_id"}
-    mappable = [column for column in table.column_names if column not in provenance]
+    mappable = [column for column in table.column_names if column not in _OWN]
     unknown = sorted(set(source.columns) - set(mappable))
     if unknown:
         raise ConfigError(
             f"sources.{name}.columns.{unknown[0]}: found an unknown column of {source.entity}, expected one of: "
             + ", ".join(mappable)
         )
-    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *provenance}]
+    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *_OWN}]
     if missing:
         raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression")
     return {

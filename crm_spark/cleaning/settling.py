@@ -1,57 +1,183 @@
-"""Settling: which of several good rows with one key stands in the clean table, and what the others are."""
+"""Settling: which of several good rows with one key stands in the clean table, and what the others are.
+
+Rows are settled in the order in which they came, those that stand already first. So settling new rows against what
+stands and settling all rows ever landed anew give the same.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from crm_spark.cleaning.tables import WITHHELD_KEYS
+from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table
 
-
-def survey_keys(judged: DataFrame, table: Table) -> tuple[DataFrame | None, bool]:
-    """The keys that several good rows have or that one deletes (None: no such key), and whether any row is bad."""
-    is_contested = F.col("good_count") + F.col("deletion_count") > 1
-    noted = (
-        judged.groupBy(*table.key)
-        .agg(
-            F.count_if("is_good").alias("good_count"),
-            F.count_if(F.col("is_good") & F.col("is_deletion")).alias("deletion_count"),
-            F.count_if(~F.col("is_good")).alias("bad_count"),
-        )
-        .where(is_contested | (F.col("bad_count") > 0))
-        .persist()
-    )
-    ((has_contested, has_bad),) = noted.agg(F.bool_or(is_contested), F.bool_or(F.col("bad_count") > 0)).collect()
-    if has_contested:
-        return noted.where(is_contested).select(*table.key), bool(has_bad)
-    noted.unpersist()
-    return None, bool(has_bad)
+# What a row that stands already is: a row of the clean table, or a kind of withheld_keys.
+_CLEAN, _DELETED, _CONFLICTING = "clean", "deleted", "conflicting"
+_TIMESTAMPS = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"}
 
 
-def settle_versions(contested: DataFrame, table: Table) -> DataFrame:
-    """Give rows with contested keys a verdict: accepted, duplicate, superseded, deletion or conflicting.
+@dataclass(frozen=True)
+class Standing:
+    """The rows of `clean_<entity>` and of `withheld_keys` for that entity, and the files that they were made of."""
 
-    It depends on the rows alone, not on the order in which they came: the newest content has the highest
-    `sequence_no`; of several with that, a deletion wins, then the greatest text. The accepted row is known since the
-    first of all versions was, so that a customer who changes does not vanish from earlier cut-offs.
+    clean: DataFrame
+    withheld: DataFrame
+    files: Collection[LandedFile]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the keys of new rows tell of the work to do.
+
+    `contested` are the keys that need settling (None: no such key), `standing` is what stands near the new keys, and
+    `meets_standing` tells whether any new good row has a key of it.
     """
-    business = [c.name for c in table.columns if not c.volatile and c.name != "known_at"]
-    of_key, of_content = Window.partitionBy(*table.key), Window.partitionBy(*table.key, "content")
-    content = F.to_json(F.struct("is_deletion", *business), {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"})
-    earliest = ["known_at"] if "known_at" in table.column_names else []
+
+    contested: DataFrame | None
+    standing: Standing | None
+    meets_standing: bool
+    has_bad: bool
+
+
+def survey_keys(judged: DataFrame, table: Table, standing: Standing | None) -> Survey:
+    """Find the keys that several good rows have, or one and something that stands, or that one deletes."""
+    key = list(table.key)
+    noted = judged.groupBy(*key).agg(
+        F.count_if("is_good").alias("good_count"),
+        F.count_if(F.col("is_good") & F.col("is_deletion")).alias("deletion_count"),
+        F.count_if(~F.col("is_good")).alias("bad_count"),
+    )
+    if standing is None:
+        noted = noted.withColumn("standing_count", F.lit(0))
+    else:
+        noted = noted.persist()
+        good_keys = noted.where("good_count > 0").select(*key)
+        standing = _near(standing, good_keys)
+        met = _standing_keys(standing, table).join(good_keys, key, "left_semi").withColumn("standing_count", F.lit(1))
+        noted = noted.join(met, key, "left").na.fill({"standing_count": 0})
+    is_contested = (F.col("good_count") > 0) & (
+        F.col("good_count") + F.col("deletion_count") + F.col("standing_count") > 1
+    )
+    of_interest = noted.where(is_contested | (F.col("bad_count") > 0)).persist()
+    ((contested, meets, bad),) = of_interest.agg(
+        F.bool_or(is_contested), F.bool_or(F.col("standing_count") > 0), F.bool_or(F.col("bad_count") > 0)
+    ).collect()
+    return Survey(of_interest.where(is_contested).select(*key) if contested else None, standing, bool(meets), bool(bad))
+
+
+def standing_versions(standing: Standing, contested: DataFrame, table: Table) -> DataFrame:
+    """What stands for contested keys, as rows to settle with the new ones; `stands_as` says what each is."""
+    clean = standing.clean.withColumns({"is_deletion": F.lit(False), "stands_as": F.lit(_CLEAN)})
+    withheld = _unpack_keys(standing.withheld, table).withColumns(
+        {"is_deletion": F.col("kind") == _DELETED, "stands_as": F.col("kind")}
+    )
+    of_version = [name for name in clean.columns if name in withheld.columns]
+    both = clean.unionByName(withheld.select(*of_version), allowMissingColumns=True)
+    return both.join(contested, list(table.key), "left_semi")
+
+
+def settle_versions(versions: DataFrame, table: Table) -> DataFrame:
+    """Give every row a verdict: accepted, duplicate, superseded, deleted or conflicting.
+
+    `versions` are good rows with `is_deletion`, `ingested_at` (NULL for what stands) and `stands_as` (NULL for what
+    is new). The newest content has the highest `sequence_no`; of several with that, a deletion wins, then the
+    greatest text. Which one wins depends on the rows alone; whether another is superseded, or a duplicate of what
+    stood when it came, depends on the order of coming. Where a row differs from what stands and not all up to it are
+    in sequence, it, what stands, and all that comes later are in conflict.
+
+    The row that stands has the highest `sequence_no` of its content and is known since the first of all versions was,
+    so that a customer who changes does not vanish from earlier cut-offs.
+    """
+    arrival = ["ingested_at", "batch_id", "source", "sequence_no", "is_deletion", "content"]
+    of_key = Window.partitionBy(*table.key)
+    in_order = of_key.orderBy(*arrival)
+    so_far = in_order.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    before = in_order.rowsBetween(Window.unboundedPreceding, -1)
+    was_conflicting = F.coalesce(F.col("stands_as") == _CONFLICTING, F.lit(False))
+    is_unordered = F.max(F.col("sequence_no").isNull() & ~was_conflicting).over(so_far)
+    place = F.when(~was_conflicting, F.struct("sequence_no", "is_deletion", "content"))
+    newest_before = F.col("newest_before")
+    repeats = F.coalesce(
+        newest_before["content"].eqNullSafe(F.col("content")) & (newest_before["is_deletion"] == F.col("is_deletion")),
+        F.lit(False),
+    )
+    leads = ~F.col("is_conflicting") & ~repeats & (newest_before.isNull() | (F.col("place") > newest_before))
+    comes_into_conflict = was_conflicting | (is_unordered & newest_before.isNotNull() & ~repeats)
+    is_last_lead = F.col("arrival_no") == F.max(F.when(leads, F.col("arrival_no"))).over(of_key)
+    is_conflicting = F.col("is_conflicting") | (F.max("is_conflicting").over(of_key) & is_last_lead)
     verdict = (
-        F.when(F.col("has_other_content") & ~F.col("is_ordered"), "conflicting")
-        .when(F.col("place") > 1, "duplicate")
-        .when(F.col("content") != F.col("newest.content"), "superseded")
-        .when(F.col("is_deletion"), "deletion")
+        F.when(is_conflicting, _CONFLICTING)
+        .when(repeats, "duplicate")
+        .when(~is_last_lead, "superseded")
+        .when(F.col("is_deletion"), _DELETED)
         .otherwise("accepted")
     )
+    is_in_sequence = F.min(F.col("sequence_no").isNotNull()).over(of_key)
     settled = (
-        contested.withColumn("content", content)
-        .withColumn("has_other_content", F.min("content").over(of_key) != F.max("content").over(of_key))
-        .withColumn("is_ordered", F.bool_and(F.col("sequence_no").isNotNull()).over(of_key))
-        .withColumn("newest", F.max(F.struct("sequence_no", "content")).over(of_key))
-        .withColumn("place", F.row_number().over(of_content.orderBy(*earliest, "batch_id", "source")))
+        add_content(versions, table)
+        .withColumn("arrival_no", F.row_number().over(in_order))
+        .withColumn("place", place)
+        .withColumn("newest_before", F.max("place").over(before))
+        .withColumn("comes_into_conflict", comes_into_conflict)
+        .withColumn("is_conflicting", F.max("comes_into_conflict").over(so_far))
         .withColumn("verdict", verdict)
+        .withColumn("sequence_no", F.when(is_in_sequence, F.max("place").over(of_key)["sequence_no"]))
     )
-    if earliest:  # NULL, which comes first: known as soon as it happened
+    if "known_at" in table.column_names:  # NULL, which comes first: known as soon as it happened
         settled = settled.withColumn("known_at", F.first("known_at").over(of_key.orderBy("known_at")))
-    return settled.drop("content", "has_other_content", "is_ordered", "newest", "place")
+    return settled.select(*table.column_names, "content", "stands_as", "verdict")
+
+
+def add_content(rows: DataFrame, table: Table) -> DataFrame:
+    """With `content`, a text of what a row says in the columns that count; NULL for deletions."""
+    business = [c.name for c in table.columns if not c.volatile and c.name not in ("known_at", "sequence_no")]
+    return rows.withColumn("content", F.when(~F.col("is_deletion"), F.to_json(F.struct(*business), _TIMESTAMPS)))
+
+
+def build_withheld(entity: str, settled: DataFrame, table: Table) -> DataFrame:
+    """Rows of `withheld_keys` for the keys that were settled and that no clean row has."""
+    key = F.to_json(F.struct(*table.key))
+    is_conflicting = F.col("verdict") == _CONFLICTING
+    known_at = F.col("known_at") if "known_at" in table.column_names else F.lit(None).cast("timestamp")
+    withheld = settled.where(is_conflicting | (F.col("verdict") == _DELETED)).select(
+        F.lit(entity).alias("entity"),
+        key.alias("key"),
+        F.col("verdict").alias("kind"),
+        F.when(~is_conflicting, F.col("sequence_no")).alias("sequence_no"),
+        F.when(~is_conflicting, known_at).alias("known_at"),
+        "source",
+        "batch_id",
+    )
+    # Of conflicting rows any will do to remember the key; the least, so that it is always the same.
+    return (
+        withheld.groupBy("entity", "key", "kind", "sequence_no", "known_at")
+        .agg(F.min(F.struct("source", "batch_id")).alias("origin"))
+        .select("entity", "key", "kind", "sequence_no", "known_at", "origin.source", "origin.batch_id")
+    )
+
+
+def keep_other_keys(withheld: DataFrame, contested: DataFrame, table: Table) -> DataFrame:
+    """The withheld keys that are not contested."""
+    return (
+        _unpack_keys(withheld, table).join(contested, list(table.key), "left_anti").select(*WITHHELD_KEYS.column_names)
+    )
+
+
+def _near(standing: Standing, keys: DataFrame) -> Standing:
+    """What stands within the range of some keys: files wholly outside it need not be read."""
+    first = keys.columns[0]
+    ((low, high),) = keys.agg(F.min(first), F.max(first)).collect()
+    return replace(standing, clean=standing.clean.where(F.col(first).between(F.lit(low), F.lit(high))))
+
+
+def _standing_keys(standing: Standing, table: Table) -> DataFrame:
+    return standing.clean.select(*table.key).union(_unpack_keys(standing.withheld, table).select(*table.key))
+
+
+def _unpack_keys(withheld: DataFrame, table: Table) -> DataFrame:
+    types = {column.name: column.type for column in table.columns}
+    parts = F.from_json("key", ", ".join(f"{name} {types[name]}" for name in table.key))
+    return withheld.withColumns({name: parts[name] for name in table.key})

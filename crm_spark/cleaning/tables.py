@@ -7,6 +7,12 @@ MONEY = "decimal(18,4)"
 
 _SOURCE = Column("source", "string", "The source that the row came from.", volatile=True)
 _BATCH = Column("batch_id", "string", "The file that the row came in (see `ingest_ledger`).", volatile=True)
+_SEQUENCE_NO = Column(
+    "sequence_no",
+    "decimal(38,6)",
+    "Its place among versions of its key, times in microseconds; NULL: versions have no order.",
+    nullable=True,
+)
 _KNOWN_AT = Column(
     "known_at",
     "timestamp",
@@ -42,10 +48,34 @@ CLEAN_CUSTOMERS = Table(
         Column("kids_band", "string", "Number of children.", nullable=True, personal=True),
         Column("signed_up_at", "timestamp", "When the customer signed up (UTC).", nullable=True),
         _KNOWN_AT,
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
     checks=(_date_range("signed_up_at"),),
+)
+
+CLEAN_CUSTOMER_CONTACTS = Table(
+    name="clean_customer_contacts",
+    comment="One row per customer whose name or address is known: apart from all tables for analysis.",
+    key=("customer_id",),
+    columns=(
+        Column("customer_id", "string", "The customer."),
+        Column("name", "string", "Full name.", nullable=True, personal=True),
+        Column("email", "string", "E-mail address.", nullable=True, personal=True),
+        Column("phone", "string", "Telephone number.", nullable=True, personal=True),
+        Column("address", "string", "Postal address.", nullable=True, personal=True),
+        Column("birth_on", "date", "Date of birth.", nullable=True, personal=True),
+        _SEQUENCE_NO,
+        _SOURCE,
+        _BATCH,
+    ),
+    checks=(
+        Check(
+            "birth_on_plausible",
+            "birth_on IS NULL OR (birth_on >= DATE '1900-01-01' AND birth_on < DATE '2100-01-01')",
+        ),
+    ),
 )
 
 CLEAN_ORDERS = Table(
@@ -66,6 +96,7 @@ CLEAN_ORDERS = Table(
         Column("returned_order_id", "string", "The order that the line returns goods of.", nullable=True),
         Column("currency", "string", "Currency of the amounts.", nullable=True),
         _KNOWN_AT,
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
@@ -86,6 +117,7 @@ CLEAN_CAMPAIGNS = Table(
         Column("channel", "string", "Its channel.", nullable=True),
         Column("starts_on", "date", "Its first day."),
         Column("ends_on", "date", "Its last day.", nullable=True),
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
@@ -103,6 +135,7 @@ CLEAN_CONTACTS = Table(
         Column("channel", "string", "Through which channel.", nullable=True),
         Column("sent_at", "timestamp", "When (UTC); NULL: when its campaign started.", nullable=True),
         _KNOWN_AT,
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
@@ -123,6 +156,7 @@ CLEAN_RESPONSES = Table(
         Column("responded_at", "timestamp", "When (UTC)."),
         Column("kind", "string", "How.", nullable=True),
         _KNOWN_AT,
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
@@ -139,15 +173,89 @@ CLEAN_PRODUCTS = Table(
         Column("category", "string", "Its category.", nullable=True),
         Column("department", "string", "Its department.", nullable=True),
         Column("brand", "string", "Its brand.", nullable=True),
+        _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
 )
 
+CLEAN_SERVICE_EVENTS = Table(
+    name="clean_service_events",
+    comment="One row per call or other contact of a customer with the service.",
+    key=("event_id",),
+    columns=(
+        Column("event_id", "string", "The event."),
+        Column("customer_id", "string", "Who asked for service."),
+        Column("started_at", "timestamp", "When (UTC)."),
+        Column("kind", "string", "What about.", nullable=True),
+        Column("channel", "string", "Through which channel.", nullable=True),
+        Column("duration_seconds", "bigint", "How long it took.", nullable=True),
+        Column("is_resolved", "boolean", "Whether it settled the matter.", nullable=True),
+        Column("agent_id", "string", "Who served.", nullable=True),
+        _KNOWN_AT,
+        _SEQUENCE_NO,
+        _SOURCE,
+        _BATCH,
+    ),
+    checks=(
+        _date_range("started_at"),
+        Check("duration_not_negative", "duration_seconds IS NULL OR duration_seconds >= 0"),
+    ),
+)
+
+CLEAN_FEEDBACK = Table(
+    name="clean_feedback",
+    comment="One row per rating or comment given by a customer.",
+    key=("feedback_id",),
+    columns=(
+        Column("feedback_id", "string", "The feedback."),
+        Column("customer_id", "string", "Who gave it."),
+        Column("given_at", "timestamp", "When (UTC)."),
+        Column("rating", MONEY, "From 1, the worst, to 5, the best.", nullable=True),
+        Column("text", "string", "What was written.", nullable=True, personal=True),
+        Column("channel", "string", "Through which channel.", nullable=True),
+        Column("product_id", "string", "About which product.", nullable=True),
+        _KNOWN_AT,
+        _SEQUENCE_NO,
+        _SOURCE,
+        _BATCH,
+    ),
+    checks=(
+        _date_range("given_at"),
+        Check("rating_within_1_and_5", "rating IS NULL OR rating BETWEEN 1 AND 5"),
+        Check("rating_or_text", "rating IS NOT NULL OR text IS NOT NULL"),
+    ),
+)
+
+CLEAN_VISITS = Table(
+    name="clean_visits",
+    comment="One row per page view or other action on a site or in an app.",
+    key=("event_id",),
+    columns=(
+        Column("event_id", "string", "The view or action."),
+        Column("customer_id", "string", "Who; NULL: not signed in.", nullable=True),
+        Column("session_id", "string", "Within which session.", nullable=True),
+        Column("occurred_at", "timestamp", "When (UTC)."),
+        Column("page", "string", "On which page.", nullable=True),
+        Column("product_id", "string", "About which product.", nullable=True),
+        Column("category", "string", "About which category.", nullable=True),
+        Column("action", "string", "What was done.", nullable=True),
+        _KNOWN_AT,
+        _SEQUENCE_NO,
+        _SOURCE,
+        _BATCH,
+    ),
+    checks=(_date_range("occurred_at"),),
+)
+
 # Entity to its clean table.
 CLEAN = {
     "customers": CLEAN_CUSTOMERS,
+    "customer_contacts": CLEAN_CUSTOMER_CONTACTS,
     "orders": CLEAN_ORDERS,
+    "service_events": CLEAN_SERVICE_EVENTS,
+    "feedback": CLEAN_FEEDBACK,
+    "visits": CLEAN_VISITS,
     "campaigns": CLEAN_CAMPAIGNS,
     "contacts": CLEAN_CONTACTS,
     "responses": CLEAN_RESPONSES,
@@ -174,6 +282,22 @@ def _rejected(entity: str) -> Table:
 # Entity to the table of its rejected rows.
 REJECTED = {entity: _rejected(entity) for entity in CLEAN}
 
+WITHHELD_KEYS = Table(
+    name="withheld_keys",
+    comment="One row per key that good rows came with and that no clean row has: deleted, or told of differently.",
+    key=("entity", "key"),
+    columns=(
+        Column("entity", "string", "The entity."),
+        Column("key", "string", "The key's columns and their values, as JSON."),
+        Column("kind", "string", "deleted: the newest version is a deletion; conflicting: nothing says which is true."),
+        Column("sequence_no", "decimal(38,6)", "The deletion's place among versions of the key.", nullable=True),
+        Column("known_at", "timestamp", "When the company first learned of it, in any version (UTC).", nullable=True),
+        _SOURCE,
+        _BATCH,
+    ),
+    checks=(Check("kind_listed", "kind IN ('deleted', 'conflicting')"),),
+)
+
 CLEANING_ACCOUNT = Table(
     name="cleaning_account",
     comment="One row per file: what became of its rows.",
@@ -186,8 +310,12 @@ CLEANING_ACCOUNT = Table(
         Column("read_count", "bigint", "Rows read from the file."),
         Column("accepted_count", "bigint", "Rows that stand in the clean table."),
         Column("rejected_count", "bigint", "Rows in quarantine."),
-        Column("duplicate_count", "bigint", "Rows left out because they repeat another row with their key."),
-        Column("superseded_count", "bigint", "Rows left out because a newer row with their key has other content."),
+        Column(
+            "duplicate_count",
+            "bigint",
+            "Rows left out because they repeat the newest row that had come with their key.",
+        ),
+        Column("superseded_count", "bigint", "Rows left out for a newer one with their key and other content."),
         Column("deletion_count", "bigint", "Rows that say that their key is gone, and are the newest to tell of it."),
     ),
     checks=(
@@ -198,4 +326,4 @@ CLEANING_ACCOUNT = Table(
     ),
 )
 
-TABLES = (*CLEAN.values(), *REJECTED.values(), CLEANING_ACCOUNT)
+TABLES = (*CLEAN.values(), *REJECTED.values(), WITHHELD_KEYS, CLEANING_ACCOUNT)

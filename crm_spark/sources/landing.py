@@ -28,6 +28,7 @@ class LandedFile:
     batch_id: str
     file_name: str
     byte_count: int
+    modified_at: datetime | None
     landed_path: str
     ingested_at: datetime
 
@@ -37,7 +38,8 @@ def land_sources(
 ) -> list[LandedFile]:
     """Copy every file not seen before into `<lake>/landing`; the ledger's rows afterwards, old and new.
 
-    A file is recognised by its content, so a renamed copy is not taken twice.
+    A file is recognised by its content, so a renamed copy is not taken twice. The content of a known name whose size
+    and time of writing are those of before is not read again: a night costs what is new.
 
     Raises:
         SourceError: if a source has no file, or a known file name comes with other content.
@@ -45,19 +47,27 @@ def land_sources(
     ledger = {(landed.source, landed.batch_id): landed for landed in known}
     names = {(landed.source, landed.file_name): landed for landed in known}
     for name, source in sources.items():
-        for file_system, path in _find_files(name, source):
-            batch_id, byte_count = _hash_file(file_system, path)
-            file_name = PurePosixPath(path).name
+        for file_system, info in _find_files(name, source):
+            file_name = PurePosixPath(info.path).name
             before = names.get((name, file_name))
+            if before is not None and _looks_like(info, before):
+                continue
+            batch_id = _hash_file(file_system, info.path)
             if before is not None and before.batch_id != batch_id:
                 raise SourceError(
                     f"sources.{name}: file {file_name} came before with content {before.batch_id[:12]} and now "
                     f"with {batch_id[:12]}; expected new rows in a file of a new name"
                 )
             if (name, batch_id) not in ledger:
-                landed_path = f"landing/{name}/{batch_id}{PurePosixPath(path).suffix}"
-                _copy_file(file_system, path, f"{lake_uri}/{landed_path}")
-                landed = LandedFile(name, source.entity, batch_id, file_name, byte_count, landed_path, run_at)
+                landed_path = f"landing/{name}/{batch_id}{PurePosixPath(info.path).suffix}"
+                if _copy_file(file_system, info.path, f"{lake_uri}/{landed_path}.part") != batch_id:
+                    raise SourceError(
+                        f"sources.{name}: file {file_name} changed while it was read; run again when it is complete"
+                    )
+                _rename(f"{lake_uri}/{landed_path}.part", f"{lake_uri}/{landed_path}")
+                landed = LandedFile(
+                    name, source.entity, batch_id, file_name, info.size, info.mtime, landed_path, run_at
+                )
                 ledger[name, batch_id] = names[name, file_name] = landed
     return [ledger[key] for key in sorted(ledger)]
 
@@ -70,10 +80,17 @@ def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> Da
 def read_landed_files(ledger: DataFrame) -> list[LandedFile]:
     """The ledger's rows on the driver: as many as there are files."""
     rows = [row.asDict() for row in ledger.collect()]
-    return [LandedFile(**row | {"ingested_at": row["ingested_at"].astimezone(UTC)}) for row in rows]
+    times = ("modified_at", "ingested_at")
+    return [
+        LandedFile(**row | {name: row[name].astimezone(UTC) for name in times if row[name] is not None}) for row in rows
+    ]
 
 
-def _find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, str]]:
+def _looks_like(info: fs.FileInfo, before: LandedFile) -> bool:
+    return info.size == before.byte_count and info.mtime is not None and info.mtime == before.modified_at
+
+
+def _find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, fs.FileInfo]]:
     """The source's files in order of their paths: one file, a folder's files, or those a pattern matches."""
     location = source.path
     if source.package is not None:
@@ -90,32 +107,43 @@ def _find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, str]
     if info.type == fs.FileType.Directory:
         folder, pattern = path, "*"
     selector = fs.FileSelector(folder, allow_not_found=True)
-    paths = sorted(
-        found.path
+    files = [
+        found
         for found in file_system.get_file_info(selector)
         if found.type == fs.FileType.File
         and fnmatch.fnmatchcase(found.base_name, pattern)
         and not found.base_name.startswith((".", "_"))
-    )
-    if not paths:
+    ]
+    if not files:
         raise SourceError(f"sources.{name}: found no file at {source.path}, expected at least one")
-    for file_path in paths:
-        yield file_system, file_path
+    for file in sorted(files, key=lambda found: found.path):
+        yield file_system, file
 
 
-def _hash_file(file_system: fs.FileSystem, path: str) -> tuple[str, int]:
-    digest, byte_count = hashlib.sha256(), 0
+def _hash_file(file_system: fs.FileSystem, path: str) -> str:
+    digest = hashlib.sha256()
     with file_system.open_input_stream(path, compression=None) as stream:
         while block := stream.read(_BLOCK_BYTES):
             digest.update(block)
-            byte_count += len(block)
-    return digest.hexdigest(), byte_count
+    return digest.hexdigest()
 
 
-def _copy_file(file_system: fs.FileSystem, path: str, target: str) -> None:
-    """Copy under a temporary name and rename: what stands under a content's name is that content, whole."""
+def _copy_file(file_system: fs.FileSystem, path: str, target: str) -> str:
+    """Copy a file; the hash of what was copied."""
+    digest = hashlib.sha256()
     target_system, target_path = fs.FileSystem.from_uri(target)
     target_system.create_dir(str(PurePosixPath(target_path).parent))
-    temporary = f"{target_path}.part"
-    fs.copy_files(path, temporary, source_filesystem=file_system, destination_filesystem=target_system)
-    target_system.move(temporary, target_path)
+    with (
+        file_system.open_input_stream(path, compression=None) as stream,
+        target_system.open_output_stream(target_path, compression=None) as copy,
+    ):
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+            copy.write(block)
+    return digest.hexdigest()
+
+
+def _rename(source: str, target: str) -> None:
+    """What stands under a content's name is that content, whole."""
+    file_system, path = fs.FileSystem.from_uri(source)
+    file_system.move(path, fs.FileSystem.from_uri(target)[1])

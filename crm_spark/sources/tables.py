@@ -12,6 +12,13 @@ INGEST_LEDGER = Table(
         Column("batch_id", "string", "SHA-256 of the file's bytes."),
         Column("file_name", "string", "The file's name as it came, without its folder."),
         Column("byte_count", "bigint", "The file's size in bytes."),
+        Column(
+            "modified_at",
+            "timestamp",
+            "When the file was last written where it came from (UTC).",
+            nullable=True,
+            volatile=True,
+        ),
         Column("landed_path", "string", "Where its bytes are kept, relative to the lake."),
         Column("ingested_at", "timestamp", "When it was first taken in (UTC).", volatile=True),
     ),

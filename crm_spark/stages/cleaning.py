@@ -1,0 +1,144 @@
+"""The cleaning stage: new files are cleaned and added to what stands; where a mapping or rule changed, all are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial, reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
+from crm_spark.cleaning.reading import count_landed
+from crm_spark.cleaning.settling import Standing
+from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.lake import Pin
+from crm_spark.run import Run
+from crm_spark.sources.landing import LandedFile, read_landed_files
+from crm_spark.sources.tables import INGEST_LEDGER
+from crm_spark.tables import Table
+
+
+@dataclass(frozen=True)
+class _Entity:
+    """An entity that has sources: all its files, and what makes its tables from them.
+
+    `base` are the versions to which what is `new` is added; without any, all files are new.
+    """
+
+    name: str
+    files: Sequence[LandedFile]
+    new: Sequence[LandedFile]
+    base: Mapping[str, Pin]
+    made_of: object
+    cleaned: Callable[[], Cleaned]
+
+
+def refresh_cleaning(run: Run) -> None:
+    """Bring the clean tables, the quarantine and their account up to date with the ledger.
+
+    The account is the stage's last commit. It names the versions that it accounts for: the next run adds to these.
+    """
+    lake, sources = run.lake, run.config.sources
+    landed = [file for file in read_landed_files(run.read(INGEST_LEDGER)) if file.source in sources]
+    last = lake.find(CLEANING_ACCOUNT)
+    run.completed = lake.pins_beside(CLEANING_ACCOUNT) if last else {}
+    account = lake.read(last) if last else None
+    accounted = {tuple(row) for row in account.select("source", "batch_id").collect()} if account else set()
+    fed = {source.entity for source in sources.values()}
+    entities = [_plan_entity(run, name, landed, accounted) for name in CLEAN if name in fed]
+
+    run.side_by_side(*(partial(_update_entity, run, entity) for entity in entities))
+    made_of = [entity.made_of for entity in entities]
+    run.update(WITHHELD_KEYS, lambda: _union([entity.cleaned().withheld for entity in entities]), given=made_of)
+    stored = [*(CLEAN[entity.name] for entity in entities), *(REJECTED[entity.name] for entity in entities)]
+    added_to = [entity.name for entity in entities if entity.base]
+
+    def build_account() -> DataFrame:
+        return build_cleaning_account(
+            lake.spark,
+            landed,
+            read_counts=count_landed(
+                lake.spark, sources, [file for entity in entities for file in entity.new], lake.uri
+            ),
+            accepted=_stored(run, entities, CLEAN),
+            rejected=_stored(run, entities, REJECTED),
+            left_out=[entity.cleaned().left_out for entity in entities],
+            before=account.where(F.col("entity").isin(added_to)) if account and added_to else None,
+        )
+
+    fingerprint = run.fingerprint(CLEANING_ACCOUNT, stored, made_of)
+    run.make(
+        CLEANING_ACCOUNT,
+        fingerprint,
+        lambda: lake.write(
+            CLEANING_ACCOUNT,
+            build_account(),
+            fingerprint,
+            beside=[run.pins[table.name] for table in (*stored, WITHHELD_KEYS)],
+        ),
+    )
+    lake.spark.catalog.clearCache()  # what cleaning noted of keys and versions
+
+
+def _plan_entity(run: Run, name: str, landed: Sequence[LandedFile], accounted: set[tuple[str, str]]) -> _Entity:
+    """Find the versions that were made by the same rules from some of the files."""
+    config, lake = run.config, run.lake
+    # Where a file came from does not change what becomes of its rows.
+    mapping = {
+        key: source.model_dump(mode="json", exclude={"path", "package"})
+        for key, source in config.sources.items()
+        if source.entity == name
+    }
+
+    def made_of(files: Sequence[LandedFile]) -> object:
+        return [config.currency, mapping, [(file.source, file.batch_id) for file in files]]
+
+    files = [file for file in landed if file.source in mapping]
+    done = [file for file in files if (file.source, file.batch_id) in accounted]
+    stored = (CLEAN[name], REJECTED[name])
+    base = {
+        table.name: pin
+        for table in stored
+        if (pin := run.completed.get(table.name)) and pin.fingerprint == run.fingerprint(table, [], made_of(done))
+    }
+    withheld = run.completed.get(WITHHELD_KEYS.name)
+    if len(base) < len(stored) or withheld is None:
+        base = {}
+
+    @cache
+    def cleaned() -> Cleaned:
+        standing = None
+        if base and withheld is not None:
+            of_entity = lake.read(withheld).where(F.col("entity") == name)
+            standing = Standing(lake.read(base[CLEAN[name].name]), of_entity, done)
+        return clean_entity(lake.spark, name, config.sources, files, lake.uri, config.currency, standing)
+
+    new = [file for file in files if not base or file not in done]
+    return _Entity(name, files, new, base, made_of(files), cleaned)
+
+
+def _update_entity(run: Run, entity: _Entity) -> None:
+    def update(table: Table, rows: Callable[[], DataFrame], removed: Callable[[], DataFrame | None]) -> None:
+        fingerprint = run.fingerprint(table, [], entity.made_of)
+        base = entity.base.get(table.name)
+
+        def write() -> Pin:
+            if base is None:
+                return run.lake.write(table, rows(), fingerprint)
+            return run.lake.change(table, base, rows(), removed(), fingerprint)
+
+        run.make(table, fingerprint, write)
+
+    update(CLEAN[entity.name], lambda: entity.cleaned().accepted, lambda: entity.cleaned().removed)
+    update(REJECTED[entity.name], lambda: entity.cleaned().rejected, lambda: None)
+
+
+def _stored(run: Run, entities: Sequence[_Entity], tables: Mapping[str, Table]) -> Stored:
+    """What this run changed in the stored tables of all entities."""
+    names = [(entity, tables[entity.name].name) for entity in entities]
+    parts = [run.lake.difference(entity.base.get(name), run.pins[name]) for entity, name in names]
+    return Stored([came for came, _ in parts], [went for _, went in parts])
+
+
+def _union(frames: Sequence[DataFrame]) -> DataFrame:
+    return reduce(DataFrame.unionByName, frames)

@@ -1,0 +1,66 @@
+"""The marts stage: what analysts read."""
+
+from functools import partial
+
+from pyspark.sql import functions as F
+
+from crm_spark.cleaning.tables import CLEANING_ACCOUNT, REJECTED
+from crm_spark.facts.tables import FACT_ORDER_LINES
+from crm_spark.features.tables import feature_customers
+from crm_spark.marts.customers import (
+    build_customer_360,
+    build_demographics,
+    build_rfm_cells,
+    build_segment_profiles,
+)
+from crm_spark.marts.models import build_model_deciles, build_model_quality, build_model_rules
+from crm_spark.marts.operations import build_data_quality, build_department_weeks
+from crm_spark.marts.tables import (
+    MART_CUSTOMER_360,
+    MART_DATA_QUALITY,
+    MART_DEMOGRAPHICS,
+    MART_DEPARTMENT_WEEKS,
+    MART_MODEL_DECILES,
+    MART_MODEL_QUALITY,
+    MART_MODEL_RULES,
+    MART_RFM_CELLS,
+    MART_SEGMENT_PROFILES,
+)
+from crm_spark.models.tables import MODEL_REGISTRY, MODEL_RULES, MODEL_SCORES, SCORE_RFM, SEGMENT_CUSTOMERS
+from crm_spark.run import Run
+
+
+def refresh_marts(run: Run) -> None:
+    """Bring the marts up to date."""
+    features = feature_customers(run.config.features.windows_days)
+    at_as_of = F.col("as_of") == F.lit(run.as_of)
+    run.side_by_side(
+        lambda: run.update(
+            MART_CUSTOMER_360,
+            lambda rows, segments, rfm, scores, registry: build_customer_360(
+                rows.where(at_as_of), segments, rfm, scores, registry.where("is_champion").select("task", "model")
+            ),
+            [features, SEGMENT_CUSTOMERS, SCORE_RFM, MODEL_SCORES, MODEL_REGISTRY],
+            run.as_of,
+        ),
+        lambda: run.update(MART_MODEL_QUALITY, build_model_quality, [MODEL_SCORES, MODEL_REGISTRY]),
+        lambda: run.update(MART_MODEL_DECILES, build_model_deciles, [MODEL_SCORES]),
+        lambda: run.update(MART_MODEL_RULES, build_model_rules, [MODEL_RULES]),
+        lambda: run.update(
+            MART_DEPARTMENT_WEEKS,
+            partial(build_department_weeks, as_of=run.as_of, known_until=run.known_until),
+            [FACT_ORDER_LINES],
+            [run.as_of, run.known_until],
+        ),
+        lambda: run.update(MART_DATA_QUALITY, build_data_quality, [CLEANING_ACCOUNT, *REJECTED.values()]),
+    )
+    run.side_by_side(
+        lambda: run.update(
+            MART_SEGMENT_PROFILES,
+            lambda customers, rows: build_segment_profiles(customers, rows.where(at_as_of)),
+            [MART_CUSTOMER_360, features],
+            run.as_of,
+        ),
+        lambda: run.update(MART_RFM_CELLS, build_rfm_cells, [MART_CUSTOMER_360]),
+        lambda: run.update(MART_DEMOGRAPHICS, build_demographics, [MART_CUSTOMER_360]),
+    )

@@ -1,0 +1,41 @@
+"""The sources stage: what is new is landed, and the run learns up to when its rows are known."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+
+from crm_spark.features.customers import Cutoff
+from crm_spark.run import Run
+from crm_spark.sources.landing import build_ingest_ledger, land_sources, read_landed_files
+from crm_spark.sources.tables import INGEST_LEDGER
+
+
+def refresh_sources(run: Run) -> None:
+    """Land what is new; what an earlier run landed counts, whether it was published or not."""
+    if run.may_build:
+        ledger = run.lake.find(INGEST_LEDGER)
+        known = read_landed_files(run.lake.read(ledger)) if ledger else []
+        landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
+        run.update(
+            INGEST_LEDGER,
+            lambda: build_ingest_ledger(run.lake.spark, landed),
+            given=[(file.source, file.batch_id) for file in landed],
+        )
+    else:
+        run.take(INGEST_LEDGER)
+    # Not the clock: a run that takes up another's work shall see what that one saw.
+    taken_in = [file.ingested_at for file in read_landed_files(run.read(INGEST_LEDGER))]
+    run.learned_until = max(taken_in) + timedelta(microseconds=1)
+    (cutoff,) = cutoffs_of(run, [run.as_of])
+    run.known_until = cutoff.known_until
+
+
+def cutoffs_of(run: Run, days: Sequence[date]) -> list[Cutoff]:
+    """Cut-offs with up to when rows count as known at each: if it was published before, as they did then."""
+    published = run.lake.published_known_until()
+    return [Cutoff(day, published.get(day, knowable_until(run, day))) for day in days]
+
+
+def knowable_until(run: Run, day: date) -> datetime:
+    """All that has been taken in; for a past cut-off, what was learned up to some hours after it."""
+    midnight = datetime.combine(day, time.min, run.config.zone()).astimezone(UTC)
+    return min(run.learned_until, midnight + timedelta(hours=run.config.arrival_hours))
