@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from crm_spark.config import Config, conf_dir, load_config, parse_date
 from crm_spark.doctor import diagnose, find_java_home, fix, print_findings
-from crm_spark.errors import CrmSparkError, MachineError
+from crm_spark.errors import ConfigError, CrmSparkError, MachineError
 
 app = typer.Typer(
     help="Customer analytics as one batch job: order lines in, segments, churn and a report out.",
@@ -27,7 +28,12 @@ PropertiesOption = Annotated[
     Path | None,
     typer.Option(help="Spark settings to use instead of conf/spark-local.conf.", metavar="FILE"),
 ]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Replace one key, as in segments.starts=3; may be repeated.", metavar="KEY=VALUE"),
+]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of the report: en or zh.")]
+_LEFT: Any = {"title_justify": "left", "title_style": "bold"}
 _DEMO_QUERY = (
     "SELECT segment_name, count(*) AS customers, round(avg(churn_probability), 3) AS mean_churn_probability "
     "FROM mart_customer_360 GROUP BY segment_name ORDER BY customers DESC"
@@ -54,10 +60,7 @@ def refresh(
             metavar="DATE",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Replace one key, as in segments.starts=3; may be repeated.", metavar="KEY=VALUE"),
-    ] = None,
+    settings: SettingsOption = None,
     first_stage: Annotated[
         str, typer.Option("--from", help="First stage to run; earlier ones must be up to date.", metavar="STAGE")
     ] = "sources",
@@ -70,6 +73,30 @@ def refresh(
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     with _session(properties_file) as spark:
         _run_refresh(spark, config, first_stage, last_stage)
+
+
+@app.command("check-source")
+def check_source(
+    conf: Annotated[Path, typer.Option(help="The data set's configuration.", metavar="FILE")],
+    only: Annotated[str | None, typer.Option("--source", help="Only this source.", metavar="NAME")] = None,
+    settings: SettingsOption = None,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Show what each source's mapping would do to the first 1000 rows of its first file; nothing is written."""
+    config = load_config(conf, settings or ())
+    names = [only] if only else list(config.sources)
+    if only and only not in config.sources:
+        raise ConfigError(f"--source: found {only!r}, expected one of: {', '.join(sorted(config.sources))}")
+    faults = []
+    with _session(properties_file) as spark:
+        for name in names:
+            try:
+                _print_preview(spark, name, config)
+            except CrmSparkError as error:
+                faults.append(str(error))
+                _say(f"\n{error}")
+    if faults:
+        raise CrmSparkError(f"{len(faults)} of {len(names)} sources cannot be read; the first: {faults[0]}")
 
 
 @app.command()
@@ -171,6 +198,35 @@ def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) 
     if refreshed.publication is not None:
         number, identifier = refreshed.publication.publication_no, refreshed.publication.publication_id
         _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
+
+
+def _print_preview(spark: Any, name: str, config: Config) -> None:
+    from crm_spark.cleaning.preview import preview_source
+
+    source = config.sources[name]
+    preview = preview_source(spark, name, source, config.currency)
+    files = "1 file" if preview.file_count == 1 else f"the first of {preview.file_count} files"
+    _say(f"\nsources.{name} gives {preview.entity}: {preview.row_count} rows of {preview.file_name} ({files})\n")
+    columns = RichTable("column of the file", "looks like", "filled", "used by", title="What came", **_LEFT)
+    for column in preview.columns:
+        used_by = ", ".join(column.used_by)
+        columns.add_row(escape(column.name), column.looks_like, f"{column.filled_share:.0%}", used_by)
+    shown_count = max(map(len, preview.shown.values()), default=0)
+    mapped = RichTable(f"column of {preview.entity}", "mapping", title="What it becomes", **_LEFT)
+    for number in range(1, shown_count + 1):
+        mapped.add_column(f"row {number}")
+    for entity_column, values in preview.shown.items():
+        mapped.add_row(entity_column, escape(source.columns[entity_column]), *map(escape, values))
+    console = Console()
+    console.print(columns)
+    console.print(mapped)
+    bad_count = preview.row_count - preview.good_count
+    _say(f"Good rows: {preview.good_count} (keys are compared later, over all files). Rejected rows: {bad_count}.")
+    if preview.rejections:
+        reasons = RichTable("reason", "rows", "such as", title="What is rejected, and why", **_LEFT)
+        for rejection in preview.rejections:
+            reasons.add_row(rejection.reason, str(rejection.row_count), escape(rejection.example or ""))
+        console.print(reasons)
 
 
 def _write_report(lake: str, out: Path | None, language: str) -> Path:

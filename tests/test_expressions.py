@@ -10,7 +10,7 @@ from crm_spark.cleaning.expressions import parse_expression
 from crm_spark.config import conf_dir
 from crm_spark.errors import ConfigError
 
-COLUMNS = ["id", "Amount", "note", "happened", "unit price"]
+COLUMNS = ["id", "Amount", "note", "happened", "unit price", "comment", "show"]
 
 
 def parse(text: str) -> str:
@@ -23,6 +23,9 @@ def parse(text: str) -> str:
         ("id", "`id`"),
         ("amount", "`Amount`"),
         ("`unit price`", "`unit price`"),
+        # Words that begin a command, alone.
+        ("comment", "`comment`"),
+        ("show", "`show`"),
         ("'it''s'", r"'it\'s'"),
         ("cast(id as bigint)", "TRY_CAST(`id` AS BIGINT)"),
         ("try_cast(id as bigint)", "TRY_CAST(`id` AS BIGINT)"),
@@ -94,7 +97,7 @@ def test_what_is_not_listed_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["price", "orders.id", "catalog.orders.id", "`i``d`"])
 def test_an_unknown_or_qualified_column_is_named_with_those_the_file_has(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected one of the file's: Amount, happened, id, note, unit price"):
+    with pytest.raises(ConfigError, match="expected one of the file's: Amount, comment, happened, id, note, show, unit price"):
         parse(text)
 
 

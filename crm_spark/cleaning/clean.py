@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.judging import judge_rows
-from crm_spark.cleaning.reading import files_with_rows, read_landed
+from crm_spark.cleaning.reading import Columns, SourceFiles, read_landed
 from crm_spark.cleaning.settling import (
     Standing,
     add_content,
@@ -20,7 +20,6 @@ from crm_spark.cleaning.settling import (
     survey_keys,
 )
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
-from crm_spark.config import Source
 from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table, conform, declared_rows, local_rows
 
@@ -48,13 +47,12 @@ class Cleaned:
 def clean_entity(
     spark: SparkSession,
     entity: str,
-    sources: Mapping[str, Source],
-    landed: Sequence[LandedFile],
+    inputs: Sequence[SourceFiles],
     lake_uri: str,
     currency: str,
     standing: Standing | None = None,
 ) -> Cleaned:
-    """Judge the rows of those landed files of an entity that `standing` was not made of.
+    """Judge the rows of those files of an entity's sources that `standing` was not made of.
 
     A row is rejected for what it is by itself (unreadable or missing values, broken rules). Of good rows with
     one key the newest by its source's `sequence_by` is accepted, whenever it came, unless it is a deletion; equal
@@ -62,16 +60,11 @@ def clean_entity(
 
     Raises:
         ConfigError: if a mapping is not possible over the file's columns.
-        SourceError: if the files of a source differ in their columns.
     """
     table = CLEAN[entity]
 
-    def judge(files: Sequence[LandedFile]) -> list[DataFrame]:
-        return [
-            judge_rows(read_landed(spark, source, own, lake_uri), name, source, own, table, currency)
-            for name, source in sources.items()
-            if source.entity == entity and (own := files_with_rows(name, files))
-        ]
+    def judge(files: SourceFiles) -> DataFrame:
+        return judge_rows(read_landed(spark, files, lake_uri), files, table, currency)
 
     nothing = Cleaned(
         accepted=declared_rows(spark, table, []),
@@ -80,13 +73,12 @@ def clean_entity(
         withheld=standing.withheld if standing else declared_rows(spark, WITHHELD_KEYS, []),
         left_out=local_rows(spark, _LEFT_OUT, []),
     )
-    new_files = [file for file in landed if standing is None or file not in standing.files]
-    sources_judged = judge(new_files)
-    if not sources_judged:
+    new = [files.but(standing.files if standing else ()) for files in inputs]
+    if not any(files.columns for files in new):
         return nothing
     # Files are parsed once. The text of a good row is seldom asked for, and then read again.
     kept_text = F.when(~F.col("is_good"), F.col("row_text"))
-    judged = _union(sources_judged).withColumn("row_text", kept_text).persist()
+    judged = _union(judge(files) for files in new if files.columns).withColumn("row_text", kept_text).persist()
     good = judged.where("is_good")
     survey = survey_keys(judged, table, standing)
     bad = judged.where("NOT is_good").select(*_OF_REJECTED)
@@ -102,7 +94,7 @@ def clean_entity(
         stands = standing_versions(survey.standing, survey.contested, table)
         versions = versions.unionByName(stands, allowMissingColumns=True)
     settled = settle_versions(versions, table).persist()
-    conflicting = _read_conflicting(settled, table, landed, judge)
+    conflicting = _read_conflicting(settled, table, inputs, judge)
     settled_accepted = settled.where("verdict = 'accepted'")
     uncontested = good.join(survey.contested, key, "left_anti")
     accepted = uncontested.select(*table.column_names).unionByName(settled_accepted.select(*table.column_names))
@@ -123,8 +115,8 @@ def clean_entity(
 def _read_conflicting(
     settled: DataFrame,
     table: Table,
-    landed: Sequence[LandedFile],
-    judge: Callable[[Sequence[LandedFile]], list[DataFrame]],
+    inputs: Sequence[SourceFiles],
+    judge: Callable[[SourceFiles], DataFrame],
 ) -> list[DataFrame]:
     """Rows that come into conflict, new ones and those that stood until now, as their files have them."""
     lost = settled.where("verdict = 'conflicting' AND coalesce(stands_as, '') != 'conflicting'")
@@ -133,14 +125,18 @@ def _read_conflicting(
     origins = {tuple(row) for row in lost.select("source", "batch_id").distinct().collect()}
     # Equal rows of a file beside those that are lost are duplicates of them: the first texts stand for the lost.
     in_order = Window.partitionBy(*of_row).orderBy("row_text")
+    affected = [
+        files.only([file for file in files.columns if (file.source, file.batch_id) in origins]) for files in inputs
+    ]
     return [
-        add_content(rows.where("is_good"), table)
+        add_content(judge(files).where("is_good"), table)
         .join(lost, of_row)
         .withColumn("place", F.row_number().over(in_order))
         .where("place <= lost_count")
         .withColumn("reasons", F.array(F.lit("key_with_other_content")))
         .select(*_OF_REJECTED)
-        for rows in judge([file for file in landed if (file.source, file.batch_id) in origins])
+        for files in affected
+        if files.columns
     ]
 
 
@@ -164,7 +160,7 @@ class Stored:
 
 def build_cleaning_account(
     spark: SparkSession,
-    landed: Sequence[LandedFile],
+    landed: Mapping[LandedFile, Columns],
     read_counts: DataFrame,
     accepted: Stored,
     rejected: Stored,
@@ -173,13 +169,18 @@ def build_cleaning_account(
 ) -> DataFrame:
     """Rows: one per landed file, each count taken from its own place, so that their equation means something.
 
+    `landed` are all files with their columns.
     `accepted` and `rejected` are rows of stored tables, `read_counts` a count of the files themselves (source,
     batch_id, read_count), `left_out` what settling left out. All are changes since the account `before`.
     """
     files = local_rows(
         spark,
-        "source string, entity string, batch_id string, file_name string",
-        [(file.source, file.entity, file.batch_id, file.file_name) for file in landed],
+        "source string, entity string, batch_id string, file_name string, "
+        "columns array<struct<name:string,type:string>>",
+        [
+            (file.source, file.entity, file.batch_id, file.file_name, [{"name": n, "type": t} for n, t in own.items()])
+            for file, own in landed.items()
+        ],
     )
     counts = [
         read_counts,
@@ -188,7 +189,7 @@ def build_cleaning_account(
         *(_count(rows, "rejected_count", F.sum("row_count")) for rows in rejected.came),
         *(_count(rows, "rejected_count", -F.sum("row_count")) for rows in rejected.went),
         *left_out,
-        *([before.drop("entity", "file_name")] if before is not None else []),
+        *([before.drop("entity", "file_name", "columns")] if before is not None else []),
     ]
     names = [column.name for column in CLEANING_ACCOUNT.columns if column.type == "bigint"]
     summed = (

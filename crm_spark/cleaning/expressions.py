@@ -72,7 +72,7 @@ def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
             not on the list.
     """
     try:
-        tree = sqlglot.parse_one(text, read=_Lenient)
+        tree = _parse(text)
     except SqlglotError:
         raise ConfigError(f"{where}: found {text!r}, expected one SQL expression") from None
     known = {column.lower(): column for column in columns}
@@ -85,6 +85,19 @@ def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
         elif type(node) not in _ALLOWED:
             raise _not_allowed(where, node.key)
     return tree.sql(dialect=_Lenient, comments=False)
+
+
+def columns_of(text: str) -> set[str]:
+    """The columns that an expression names, in lower case; none if it cannot be parsed."""
+    try:
+        return {column.name.lower() for column in _parse(text).find_all(exp.Column)}
+    except SqlglotError:
+        return set()
+
+
+def _parse(text: str) -> exp.Condition:
+    # As a statement, `comment` or `show` would be a command; in an expression they are columns.
+    return sqlglot.parse_one(text, read=_Lenient, into=exp.Condition)
 
 
 def _resolve_column(column: exp.Column, known: dict[str, str], where: str) -> None:

@@ -10,11 +10,10 @@ from pyspark.sql import functions as F
 
 from crm_spark.checks import broken_names, is_broken
 from crm_spark.cleaning.expressions import parse_expression
-from crm_spark.cleaning.reading import CORRUPT
+from crm_spark.cleaning.reading import CORRUPT, SourceFiles
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError
 from crm_spark.lake import quoted
-from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table
 
 _SEQUENCE = "decimal(38,6)"
@@ -24,23 +23,16 @@ JUDGEMENT = ("ingested_at", "is_deletion", "is_good", "reasons", "row_text")
 _OWN = frozenset({"sequence_no", "source", "batch_id"})
 
 
-def judge_rows(
-    raw: DataFrame,
-    name: str,
-    source: Source,
-    files: Sequence[LandedFile],
-    table: Table,
-    currency: str,
-) -> DataFrame:
+def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) -> DataFrame:
     """The canonical columns of every row, when it came, whether it is a deletion, whether it is good or why not.
 
     These are `ingested_at`, `is_deletion`, `is_good` and `reasons`; `row_text` is the row as it came. A deletion needs
     only its key and its place among versions.
     """
-    file_columns = [column for column in raw.columns if column not in (CORRUPT, "_batch_id")]
+    name, source, file_columns = files.name, files.source, list(files.known)
     mapped = _parse_mapping(name, source, file_columns, table)
     ingested_at = F.element_at(
-        F.create_map(*(F.lit(part) for file in files for part in (file.batch_id, file.ingested_at))),
+        F.create_map(*(F.lit(part) for file in files.columns for part in (file.batch_id, file.ingested_at))),
         F.col("_batch_id"),
     )
     defaults = {

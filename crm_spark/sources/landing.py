@@ -17,6 +17,7 @@ from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import declared_rows
 
 _BLOCK_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def land_sources(
     ledger = {(landed.source, landed.batch_id): landed for landed in known}
     names = {(landed.source, landed.file_name): landed for landed in known}
     for name, source in sources.items():
-        for file_system, info in _find_files(name, source):
+        for file_system, info in find_files(name, source):
             file_name = PurePosixPath(info.path).name
             before = names.get((name, file_name))
             if before is not None and _looks_like(info, before):
@@ -90,8 +91,12 @@ def _looks_like(info: fs.FileInfo, before: LandedFile) -> bool:
     return info.size == before.byte_count and info.mtime is not None and info.mtime == before.modified_at
 
 
-def _find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, fs.FileInfo]]:
-    """The source's files in order of their paths: one file, a folder's files, or those a pattern matches."""
+def find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, fs.FileInfo]]:
+    """The source's files in order of their paths: one file, a folder's files, or those a pattern matches.
+
+    Raises:
+        SourceError: if there is none.
+    """
     location = source.path
     if source.package is not None:
         try:
@@ -141,6 +146,17 @@ def _copy_file(file_system: fs.FileSystem, path: str, target: str) -> str:
             digest.update(block)
             copy.write(block)
     return digest.hexdigest()
+
+
+def copy_sample(file_system: fs.FileSystem, path: str, target: str, only_first_lines: bool) -> None:
+    """Copy a file to a local one: whole, or of a long text its first lines."""
+    with file_system.open_input_stream(path, compression=None) as stream, Path(target).open("wb") as copy:
+        if only_first_lines:
+            block = stream.read(_SAMPLE_BYTES)
+            copy.write(block if len(block) < _SAMPLE_BYTES else block[: block.rfind(b"\n") + 1])
+        else:
+            while block := stream.read(_BLOCK_BYTES):
+                copy.write(block)
 
 
 def _rename(source: str, target: str) -> None:

@@ -1,6 +1,6 @@
 """The cleaning stage: new files are cleaned and added to what stands; where a mapping or rule changed, all are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 
@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
-from crm_spark.cleaning.reading import count_landed
+from crm_spark.cleaning.reading import Columns, SourceFiles, count_landed, survey_files
 from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.lake import Pin
@@ -20,14 +20,13 @@ from crm_spark.tables import Table
 
 @dataclass(frozen=True)
 class _Entity:
-    """An entity that has sources: all its files, and what makes its tables from them.
+    """An entity that has sources: its new files, and what makes its tables from them.
 
     `base` are the versions to which what is `new` is added; without any, all files are new.
     """
 
     name: str
-    files: Sequence[LandedFile]
-    new: Sequence[LandedFile]
+    new: Sequence[SourceFiles]
     base: Mapping[str, Pin]
     made_of: object
     cleaned: Callable[[], Cleaned]
@@ -43,9 +42,15 @@ def refresh_cleaning(run: Run) -> None:
     last = lake.find(CLEANING_ACCOUNT)
     run.completed = lake.pins_beside(CLEANING_ACCOUNT) if last else {}
     account = lake.read(last) if last else None
-    accounted = {tuple(row) for row in account.select("source", "batch_id").collect()} if account else set()
+    accounted = _read_accounted(account, landed) if account else {}
+    inputs = survey_files(lake.spark, sources, landed, accounted, lake.uri)
     fed = {source.entity for source in sources.values()}
-    entities = [_plan_entity(run, name, landed, accounted) for name in CLEAN if name in fed]
+    entities = [
+        _plan_entity(run, name, [files for files in inputs if files.source.entity == name], landed, accounted)
+        for name in CLEAN
+        if name in fed
+    ]
+    columns = {file: own for files in inputs for file, own in files.columns.items()}
 
     run.side_by_side(*(partial(_update_entity, run, entity) for entity in entities))
     made_of = [entity.made_of for entity in entities]
@@ -56,10 +61,8 @@ def refresh_cleaning(run: Run) -> None:
     def build_account() -> DataFrame:
         return build_cleaning_account(
             lake.spark,
-            landed,
-            read_counts=count_landed(
-                lake.spark, sources, [file for entity in entities for file in entity.new], lake.uri
-            ),
+            {file: columns.get(file, {}) for file in landed},
+            read_counts=count_landed(lake.spark, [files for entity in entities for files in entity.new], lake.uri),
             accepted=_stored(run, entities, CLEAN),
             rejected=_stored(run, entities, REJECTED),
             left_out=[entity.cleaned().left_out for entity in entities],
@@ -80,21 +83,33 @@ def refresh_cleaning(run: Run) -> None:
     lake.spark.catalog.clearCache()  # what cleaning noted of keys and versions
 
 
-def _plan_entity(run: Run, name: str, landed: Sequence[LandedFile], accounted: set[tuple[str, str]]) -> _Entity:
+def _read_accounted(account: DataFrame, landed: Sequence[LandedFile]) -> dict[LandedFile, Columns]:
+    """The landed files that the account has, with their columns: as many as there are files."""
+    rows = account.select("source", "batch_id", "columns").collect()
+    columns = {(source, batch_id): {c["name"]: c["type"] for c in own} for source, batch_id, own in rows}
+    return {file: columns[key] for file in landed if (key := (file.source, file.batch_id)) in columns}
+
+
+def _plan_entity(
+    run: Run,
+    name: str,
+    inputs: Sequence[SourceFiles],
+    landed: Sequence[LandedFile],
+    accounted: Collection[LandedFile],
+) -> _Entity:
     """Find the versions that were made by the same rules from some of the files."""
     config, lake = run.config, run.lake
     # Where a file came from does not change what becomes of its rows.
     mapping = {
-        key: source.model_dump(mode="json", exclude={"path", "package"})
-        for key, source in config.sources.items()
-        if source.entity == name
+        files.name: files.source.model_dump(mode="json", exclude={"path", "package", "added_columns"})
+        for files in inputs
     }
 
     def made_of(files: Sequence[LandedFile]) -> object:
         return [config.currency, mapping, [(file.source, file.batch_id) for file in files]]
 
-    files = [file for file in landed if file.source in mapping]
-    done = [file for file in files if (file.source, file.batch_id) in accounted]
+    files = [file for file in landed if file.entity == name]
+    done = [file for file in files if file in accounted]
     stored = (CLEAN[name], REJECTED[name])
     base = {
         table.name: pin
@@ -111,10 +126,10 @@ def _plan_entity(run: Run, name: str, landed: Sequence[LandedFile], accounted: s
         if base and withheld is not None:
             of_entity = lake.read(withheld).where(F.col("entity") == name)
             standing = Standing(lake.read(base[CLEAN[name].name]), of_entity, done)
-        return clean_entity(lake.spark, name, config.sources, files, lake.uri, config.currency, standing)
+        return clean_entity(lake.spark, name, inputs, lake.uri, config.currency, standing)
 
-    new = [file for file in files if not base or file not in done]
-    return _Entity(name, files, new, base, made_of(files), cleaned)
+    new = [files.but(done if base else ()) for files in inputs]
+    return _Entity(name, new, base, made_of(files), cleaned)
 
 
 def _update_entity(run: Run, entity: _Entity) -> None:

@@ -1,0 +1,154 @@
+"""What a source's mapping would do, on a sample of its first file: nothing is landed, nothing is written."""
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from crm_spark.cleaning.expressions import columns_of
+from crm_spark.cleaning.judging import judge_rows
+from crm_spark.cleaning.reading import SourceFiles, read_columns, read_rows
+from crm_spark.cleaning.tables import CLEAN
+from crm_spark.config import Source
+from crm_spark.lake import quoted
+from crm_spark.sources.landing import copy_sample, find_files
+from crm_spark.tables import Table
+
+PERSONAL = "(personal)"
+_SAMPLE_ROWS = 1000
+_SHOWN_ROWS = 5
+# Of what a text may be read as, the first that all of them can.
+_READABLE_AS = ("bigint", "decimal(38,9)", "date", "timestamp", "boolean")
+
+
+@dataclass(frozen=True)
+class FileColumn:
+    """A column of a file: what its values can be read as, which share is filled, which entity columns use it."""
+
+    name: str
+    looks_like: str
+    filled_share: float
+    used_by: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A reason, how many of the sampled rows it rejects, and a value that does, unless that is personal."""
+
+    reason: str
+    row_count: int
+    example: str | None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What became of the first rows of a source's first file. `shown` are good rows, by entity column."""
+
+    source: str
+    entity: str
+    file_name: str
+    file_count: int
+    columns: Sequence[FileColumn]
+    row_count: int
+    good_count: int
+    shown: Mapping[str, Sequence[str]]
+    rejections: Sequence[Rejection]
+
+
+def preview_source(spark: SparkSession, name: str, source: Source, currency: str) -> Preview:
+    """Read a sample and judge it, as a refresh would.
+
+    Raises:
+        ConfigError: if the mapping is not possible over the file's columns.
+        SourceError: if there is no file or it cannot be read.
+    """
+    files = list(find_files(name, source))
+    file_system, info = files[0]
+    file_name = PurePosixPath(info.path).name
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / f"sample{''.join(PurePosixPath(file_name).suffixes)}")
+        # Of text, the first lines; what is compressed or has other line ends than a byte is taken whole.
+        is_plain = source.format != "parquet" and file_name.endswith((".csv", ".json", ".jsonl", ".txt", ".tsv"))
+        copy_sample(file_system, info.path, path, only_first_lines=is_plain and "16" not in source.encoding)
+        columns = read_columns(spark, name, source, path)
+        raw = read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS).persist()
+        with_batch = raw.withColumn("_batch_id", F.lit(file_name))
+        table = CLEAN[source.entity]
+        judged = judge_rows(with_batch, SourceFiles(name, source, {}, columns), table, currency).persist()
+        good = judged.where("is_good")
+        return Preview(
+            source=name,
+            entity=source.entity,
+            file_name=file_name,
+            file_count=len(files),
+            columns=_describe_columns(raw, source, columns),
+            row_count=judged.count(),
+            good_count=good.count(),
+            shown=_show_rows(good, source, table),
+            rejections=_count_reasons(judged, source, table, columns),
+        )
+
+
+def _describe_columns(raw: DataFrame, source: Source, columns: Mapping[str, str]) -> list[FileColumn]:
+    used = {column: columns_of(text) for column, text in source.columns.items()}
+    measures = [F.count("*").alias("row_count")]
+    for index, (name, kind) in enumerate(columns.items()):
+        value = F.col(quoted(name))
+        measures.append(F.count(value).alias(f"filled_{index}"))
+        if kind == "string":
+            fits = [F.bool_and(value.isNull() | _is_readable(value, other)) for other in _READABLE_AS]
+            measures.append(F.array(*fits).alias(f"fits_{index}"))
+    (measured,) = raw.agg(*measures).collect()
+    described = []
+    for index, (name, kind) in enumerate(columns.items()):
+        filled = measured[f"filled_{index}"]
+        looks_like = kind
+        if kind == "string" and filled:
+            tried = zip(_READABLE_AS, measured[f"fits_{index}"], strict=True)
+            looks_like = next((other for other, does_fit in tried if does_fit), "string")
+        used_by = [column for column, names in used.items() if name.lower() in names]
+        described.append(FileColumn(name, looks_like, filled / max(measured["row_count"], 1), used_by))
+    return described
+
+
+def _is_readable(value: Column, kind: str) -> Column:
+    is_readable = F.trim(value).try_cast(kind).isNotNull()
+    # Spark reads a date in a text that goes on with the time of day.
+    return is_readable & (F.length(F.trim(value)) <= len("2026-12-31")) if kind == "date" else is_readable
+
+
+def _show_rows(good: DataFrame, source: Source, table: Table) -> dict[str, list[str]]:
+    declared = {column.name: column for column in table.columns}
+    mapped = [name for name in table.column_names if name in source.columns]
+    rows = (
+        good.orderBy(*table.key).select(*(F.col(name).cast("string") for name in mapped)).limit(_SHOWN_ROWS).collect()
+    )
+    return {
+        name: [PERSONAL if declared[name].personal and row[name] else str(row[name]) for row in rows] for name in mapped
+    }
+
+
+def _count_reasons(judged: DataFrame, source: Source, table: Table, columns: Iterable[str]) -> list[Rejection]:
+    declared = {column.name: column for column in table.columns}
+    bad = judged.where("NOT is_good").select(
+        F.explode("reasons").alias("reason"), F.from_json("row_text", "map<string,string>").alias("row")
+    )
+    counts = bad.groupBy("reason").agg(F.count("*").alias("row_count")).orderBy(F.desc("row_count"), "reason")
+    rejections = []
+    for reason, row_count in counts.collect():
+        column = next((name for name in sorted(source.columns, key=len, reverse=True) if reason.startswith(name)), None)
+        example = None
+        if column is not None and column in declared and not declared[column].personal:
+            of_reason = bad.where(F.col("reason") == reason)
+            values = [F.col("row")[name] for name in _named_in(source.columns[column], columns)]
+            ((example,),) = of_reason.agg(F.min(F.concat_ws(", ", *values))).collect()
+        rejections.append(Rejection(reason, row_count, example or None))
+    return rejections
+
+
+def _named_in(expression: str, columns: Iterable[str]) -> list[str]:
+    named = columns_of(expression)
+    return [column for column in columns if column.lower() in named]

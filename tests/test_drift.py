@@ -1,0 +1,62 @@
+"""Columns of files over time: an allowed addition is taken, any other difference is named."""
+
+from collections.abc import Mapping
+
+import pytest
+from builders import a_source
+
+from crm_spark.cleaning.drift import check_columns
+from crm_spark.errors import SourceError
+
+BEFORE = {"order_id": "string", "amount": "string"}
+RENAMED = "found no column amount, expected it as in files before (and has new ones: price)"
+
+
+def checked(
+    *files: Mapping[str, str], before: tuple[Mapping[str, str], ...] = (), **settings: object
+) -> dict[str, str]:
+    named = {f"{number}.csv": columns for number, columns in enumerate(files)}
+    return check_columns("shop", a_source("in", **settings), before, named)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ({"order_id": "string"}, "found no column amount, expected it as in files before"),
+        ({"order_id": "string", "price": "string"}, RENAMED),
+        (BEFORE | {"amount": "double"}, "found column amount of type double, expected string as before"),
+        ({"order_id": "string", "Amount": "string"}, "found column Amount, expected amount as in files before"),
+        (
+            BEFORE | {"channel": "string"},
+            'found a new column channel, expected those of files before; added_columns = "allow" takes it',
+        ),
+    ],
+)
+def test_a_difference_from_files_before_is_named_whether_they_came_today_or_long_ago(
+    columns: dict[str, str], fault: str
+) -> None:
+    for files, before in (((columns,), (BEFORE,)), ((BEFORE, columns), ())):
+        with pytest.raises(SourceError) as caught:
+            checked(*files, before=before)
+        assert str(caught.value) == f"sources.shop: file {len(files) - 1}.csv: {fault}"
+
+
+def test_columns_in_another_order_are_the_same_columns() -> None:
+    assert checked({"amount": "string", "order_id": "string"}, before=(BEFORE,)) == BEFORE
+
+
+def test_an_allowed_column_is_taken_and_files_without_it_still_come() -> None:
+    more = BEFORE | {"channel": "string"}
+    assert checked(more, BEFORE, more, before=(BEFORE,), added_columns="allow") == more
+    with pytest.raises(SourceError, match="found no column amount"):
+        checked({"order_id": "string", "channel": "string"}, before=(BEFORE, more), added_columns="allow")
+
+
+def test_fields_of_json_may_be_left_out_but_new_ones_need_leave() -> None:
+    assert checked({"order_id": "string"}, before=(BEFORE,), format="json") == BEFORE
+    with pytest.raises(SourceError, match="found a new column channel"):
+        checked(BEFORE | {"channel": "string"}, before=(BEFORE,), format="json")
+
+
+def test_the_first_file_of_a_source_may_have_any_columns() -> None:
+    assert checked(BEFORE) == BEFORE
