@@ -195,6 +195,10 @@ class Lake(PublishedLake):
             ContractError: if the rows break the declaration; the published version stays what it was.
         """
         rows = conform(rows, table)
+        if removed is not None and base.row_count < _SMALL_COUNT:  # sooner written anew than merged, in many jobs
+            key = list(table.key)
+            gone = rows.select(*key).union(removed.select(*key))
+            return self.write(table, self.read(base).join(gone, key, "left_anti").unionByName(rows), fingerprint)
         head = self._head(table.name)
         if head is None or head.version != base.version:
             # What a run wrote that was not completed is no part of this version.

@@ -1,5 +1,7 @@
 """Cleaning: every row of every file is accepted, rejected with all its reasons and its text, or a duplicate."""
 
+import bz2
+import gzip
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,11 +14,11 @@ from builders import CURRENCY, ORDER_COLUMNS, RUN_AT, a_source, landed
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
-from crm_spark.cleaning.reading import count_landed, survey_files
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError, ContractError, CrmSparkError, SourceError
 from crm_spark.lake import Lake
+from crm_spark.sources.reading import count_landed, describe_files, gather_files
 from crm_spark.tables import summarise
 
 HEADER = "order_id,line_no,customer_id,ordered_at,amount\n"
@@ -42,8 +44,8 @@ class Shop:
         return self
 
     def clean(self, entity: str = "orders") -> Cleaned:
-        self.landed = landed(self.uri, self.sources)
-        self.inputs = survey_files(self.spark, self.sources, self.landed, {}, self.uri)
+        self.landed = describe_files(self.spark, self.sources, landed(self.uri, self.sources), self.uri)
+        self.inputs = gather_files(self.sources, self.landed)
         own = [files for files in self.inputs if files.source.entity == entity]
         return clean_entity(self.spark, entity, own, self.uri, CURRENCY)
 
@@ -270,7 +272,7 @@ def test_every_row_is_accounted_for_and_delta_holds_the_equation(shop: Shop, lak
     def account(read_counts: DataFrame) -> DataFrame:
         return build_cleaning_account(
             shop.spark,
-            {file: {} for file in shop.landed},
+            shop.landed,
             read_counts,
             Stored([orders.accepted, customers.accepted], []),
             Stored([orders.rejected, customers.rejected], []),
@@ -373,6 +375,51 @@ def test_an_entity_without_a_source_is_empty(shop: Shop) -> None:
     for rows, table in ((cleaned.accepted, CLEAN["products"]), (cleaned.rejected, REJECTED["products"])):
         summary = summarise(rows, table)
         assert (summary.row_count, summary.violations) == (0, ())
+
+
+def test_compressed_files_are_read_and_damaged_ones_put_aside_whole(shop: Shop, lake: Lake) -> None:
+    def a_file(order_id: str) -> bytes:
+        return (HEADER + "".join(a_line(f"{order_id}{number}") for number in range(2000))).encode()
+
+    files = {
+        "good.csv.gz": gzip.compress(a_file("gz")),
+        "good.csv.bz2": bz2.compress(a_file("bz")),
+        "torn.csv.gz": gzip.compress(a_file("torn"))[:-900],
+        "none.csv.gz": b"\x1f\x8b not really gzip",
+    }
+    cleaned = shop.add(files).clean()
+    assert {row["order_id"][:2] for row in cleaned.accepted.select("order_id").collect()} == {"gz", "bz"}
+    account = build_cleaning_account(
+        shop.spark,
+        shop.landed,
+        shop.count(),
+        Stored([cleaned.accepted], []),
+        Stored([cleaned.rejected], []),
+        [cleaned.left_out],
+    )
+    pin = lake.write(CLEANING_ACCOUNT, account, "f1")
+    counts = {row["file_name"]: (row["fault"], row["read_count"]) for row in lake.read(pin).collect()}
+    assert counts == {
+        "good.csv.gz": (None, 2000), "good.csv.bz2": (None, 2000),
+        "torn.csv.gz": ("compressed_file_damaged", 0), "none.csv.gz": ("compressed_file_damaged", 0),
+    }  # fmt: skip
+
+
+def test_damaged_parquet_is_put_aside_whole(shop: Shop) -> None:
+    written = shop.folder / "written"
+    shop.spark.range(3).selectExpr("cast(id as string) AS order_id").coalesce(1).write.parquet(str(written))
+    (file,) = written.glob("*.parquet")
+    columns = dict.fromkeys(ORDER_COLUMNS, "1") | {
+        "order_id": "order_id",
+        "ordered_at": "timestamp '2026-10-01 00:00:00'",
+    }
+    whole = file.read_bytes()
+    files = {"whole.parquet": whole, "torn.parquet": whole[:-100], "text.parquet": b"order_id\n1\n"}
+    cleaned = shop.add(files, format="parquet", columns=columns).clean()
+    assert accepted(cleaned) == [("0",), ("1",), ("2",)]
+    assert {file.file_name for file in shop.landed if file.fault == "parquet_file_damaged"} == {
+        "torn.parquet", "text.parquet",
+    }  # fmt: skip
 
 
 def test_files_with_other_columns_are_read_by_their_own_header(shop: Shop) -> None:

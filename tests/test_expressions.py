@@ -97,7 +97,9 @@ def test_what_is_not_listed_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["price", "orders.id", "catalog.orders.id", "`i``d`"])
 def test_an_unknown_or_qualified_column_is_named_with_those_the_file_has(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected one of the file's: Amount, comment, happened, id, note, show, unit price"):
+    with pytest.raises(
+        ConfigError, match="expected one of the file's: Amount, comment, happened, id, note, show, unit price"
+    ):
         parse(text)
 
 

@@ -16,6 +16,7 @@ from chispa import assert_df_equality
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+import crm_spark.lake
 from crm_spark.checks import Check
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views, quoted
@@ -98,6 +99,61 @@ def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSes
     assert len(deltalake.DeltaTable(lake.path("people")).file_uris()) > 32
     assert_df_equality(lake.read(everybody), rows_of(spark, PEOPLE, *many), ignore_row_order=True, ignore_metadata=True)
     assert lake.read(nobody).columns == lake.read(everybody).columns
+
+
+@pytest.fixture(params=["written anew", "merged"])
+def changing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Small tables are written anew: both ways are tried."""
+    if request.param == "merged":
+        monkeypatch.setattr(crm_spark.lake, "_SMALL_COUNT", 0)
+    return request.param
+
+
+def test_a_change_adds_replaces_and_removes_rows_and_its_summary_is_that_of_the_whole(
+    spark: SparkSession, lake: Lake, changing: str
+) -> None:
+    base = lake.write(PEOPLE, rows_of(spark, PEOPLE, *map(a_person, range(4))), "f1")
+    # What a killed run left is no part of the change.
+    lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(8)), None, "killed")
+    rows = rows_of(spark, PEOPLE, a_person(1, age_years=41), a_person(9, email=None))
+    removed = rows_of(spark, PEOPLE, a_person(2), a_person(7)).select("person_id")
+    pin = lake.change(PEOPLE, base, rows, removed, "f2")
+    ages = {row["person_id"]: row["age_years"] for row in lake.read(pin).collect()}
+    assert ages == {"p0": 40, "p1": 41, "p3": 40, "p9": 40}
+    summary = summarise(lake.read(pin), PEOPLE)
+    assert (pin.row_count, pin.content_hash) == (4, summary.content_hash)
+    assert lake.find(PEOPLE, "f2") == pin
+    assert lake.read(base).count() == 4
+    assert deltalake.DeltaTable(lake.path("people")).protocol().min_reader_version == 1
+
+
+def test_rows_that_are_only_added_leave_all_files_as_they_are(spark: SparkSession, lake: Lake) -> None:
+    base = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    pin = lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(2)), None, "f2")
+    came, went = lake.difference(base, pin)
+    assert ([row["person_id"] for row in came.collect()], went.count()) == (["p2"], 0)
+    assert (pin.row_count, pin.content_hash) == (2, summarise(lake.read(pin), PEOPLE).content_hash)
+
+
+@pytest.mark.parametrize("removes", [False, True])
+def test_a_change_that_breaks_the_declaration_is_refused(
+    spark: SparkSession, lake: Lake, changing: str, removes: bool
+) -> None:
+    base = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    nobody = rows_of(spark, PEOPLE).select("person_id") if removes else None
+    with pytest.raises(ContractError, match="people: rows break age_plausible"):
+        lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(2, age_years=131)), nobody, "f2")
+    with pytest.raises(ContractError, match="stand more than once"):
+        lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(3), a_person(3)), nobody, "f3")
+
+
+def test_a_commit_notes_what_belongs_beside_it(spark: SparkSession, lake: Lake) -> None:
+    assert lake.pins_beside(PEOPLE) == {}
+    other = Pin("others", 3, "f", "1:2", 1)
+    lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1", beside=[other])
+    assert lake.pins_beside(PEOPLE) == {"others": other}
+    lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2)), "f2")
+    assert lake.pins_beside(PEOPLE) == {}
 
 
 def test_a_version_with_rows_marked_as_deleted_is_read_without_them(spark: SparkSession, lake: Lake) -> None:

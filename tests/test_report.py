@@ -196,6 +196,7 @@ def data_quality(**changes: Any) -> pd.DataFrame:
         "entity": "orders",
         "batch_id": "b" * 64,
         "file_name": "transactions.parquet",
+        "fault": None,
         "read_count": 1_469_307,
         "accepted_count": 1_469_270,
         "rejected_count": 25,
@@ -206,7 +207,7 @@ def data_quality(**changes: Any) -> pd.DataFrame:
     }
     return frame_of(
         MART_DATA_QUALITY,
-        ("households", "customers", "a" * 64, "demographics.parquet", 801, 801, 0, 0, 0, 0, []),
+        ("households", "customers", "a" * 64, "demographics.parquet", None, 801, 801, 0, 0, 0, 0, []),
         tuple((transactions | changes).values()),
     )
 
@@ -388,6 +389,11 @@ def test_the_most_frequent_reason_comes_first():
     reasons = [{"reason": "order_id_missing", "row_count": 3}, {"reason": "amount_missing", "row_count": 25}]
     shown = section(a_report(data_quality=data_quality(reasons=reasons)), "data")
     assert shown.tables[0].rows[1][-1].text == "amount missing: 25; order missing: 3"
+
+
+def test_a_damaged_file_is_called_so():
+    shown = section(a_report(data_quality=data_quality(fault="compressed_file_damaged", reasons=[])), "data")
+    assert shown.tables[0].rows[1][-1].text == "damaged file: no row of it counts"
 
 
 def test_customers_without_scores_are_not_called_safe():

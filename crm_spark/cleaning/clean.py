@@ -1,6 +1,6 @@
 """Cleaning: parse leniently, judge each row by itself, settle rows with the same key, lose nothing."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -9,7 +9,6 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.judging import judge_rows
-from crm_spark.cleaning.reading import Columns, SourceFiles, read_landed
 from crm_spark.cleaning.settling import (
     Standing,
     add_content,
@@ -21,6 +20,7 @@ from crm_spark.cleaning.settling import (
 )
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.sources.landing import LandedFile
+from crm_spark.sources.reading import SourceFiles, read_landed
 from crm_spark.tables import Table, conform, declared_rows, local_rows
 
 _OF_REJECTED = ("source", "batch_id", "row_text", "reasons")
@@ -33,8 +33,8 @@ class Cleaned:
 
     `accepted` are rows for the clean table, in place of those that stand there with their keys. `removed` are keys
     whose row there goes; None: no new row has a key that stands there. `rejected` are rows to add to the quarantine.
-    `withheld` are all withheld keys of the entity. `left_out` counts the rows of each file that are duplicates,
-    superseded or deletions; less than 0 where a deletion that stood does so no more.
+    `withheld` are all withheld keys of the entity. `left_out` are rows by file that count as duplicates, superseded or
+    deletions; less than 0 for a deletion that stood and does so no more.
     """
 
     accepted: DataFrame
@@ -74,11 +74,11 @@ def clean_entity(
         left_out=local_rows(spark, _LEFT_OUT, []),
     )
     new = [files.but(standing.files if standing else ()) for files in inputs]
-    if not any(files.columns for files in new):
+    if not any(files.files for files in new):
         return nothing
     # Files are parsed once. The text of a good row is seldom asked for, and then read again.
     kept_text = F.when(~F.col("is_good"), F.col("row_text"))
-    judged = _union(judge(files) for files in new if files.columns).withColumn("row_text", kept_text).persist()
+    judged = _union(judge(files) for files in new if files.files).withColumn("row_text", kept_text).persist()
     good = judged.where("is_good")
     survey = survey_keys(judged, table, standing)
     bad = judged.where("NOT is_good").select(*_OF_REJECTED)
@@ -126,7 +126,7 @@ def _read_conflicting(
     # Equal rows of a file beside those that are lost are duplicates of them: the first texts stand for the lost.
     in_order = Window.partitionBy(*of_row).orderBy("row_text")
     affected = [
-        files.only([file for file in files.columns if (file.source, file.batch_id) in origins]) for files in inputs
+        files.only([file for file in files.files if (file.source, file.batch_id) in origins]) for files in inputs
     ]
     return [
         add_content(judge(files).where("is_good"), table)
@@ -136,17 +136,19 @@ def _read_conflicting(
         .withColumn("reasons", F.array(F.lit("key_with_other_content")))
         .select(*_OF_REJECTED)
         for files in affected
-        if files.columns
+        if files.files
     ]
 
 
 def _count_left_out(settled: DataFrame) -> DataFrame:
-    return settled.groupBy("source", "batch_id").agg(
-        F.count_if(F.col("verdict") == "duplicate").alias("duplicate_count"),
-        F.count_if(F.col("verdict") == "superseded").alias("superseded_count"),
-        (F.count_if(F.col("verdict") == "deleted") - F.count_if(F.col("stands_as") == "deleted")).alias(
-            "deletion_count"
-        ),
+    verdict = F.col("verdict")
+    stood_deleted = F.coalesce(F.col("stands_as") == "deleted", F.lit(False))
+    return settled.select(
+        "source",
+        "batch_id",
+        (verdict == "duplicate").cast("bigint").alias("duplicate_count"),
+        (verdict == "superseded").cast("bigint").alias("superseded_count"),
+        ((verdict == "deleted").cast("bigint") - stood_deleted.cast("bigint")).alias("deletion_count"),
     )
 
 
@@ -160,7 +162,7 @@ class Stored:
 
 def build_cleaning_account(
     spark: SparkSession,
-    landed: Mapping[LandedFile, Columns],
+    landed: Sequence[LandedFile],
     read_counts: DataFrame,
     accepted: Stored,
     rejected: Stored,
@@ -169,27 +171,22 @@ def build_cleaning_account(
 ) -> DataFrame:
     """Rows: one per landed file, each count taken from its own place, so that their equation means something.
 
-    `landed` are all files with their columns.
     `accepted` and `rejected` are rows of stored tables, `read_counts` a count of the files themselves (source,
     batch_id, read_count), `left_out` what settling left out. All are changes since the account `before`.
     """
     files = local_rows(
         spark,
-        "source string, entity string, batch_id string, file_name string, "
-        "columns array<struct<name:string,type:string>>",
-        [
-            (file.source, file.entity, file.batch_id, file.file_name, [{"name": n, "type": t} for n, t in own.items()])
-            for file, own in landed.items()
-        ],
+        "source string, entity string, batch_id string, file_name string, fault string",
+        [(file.source, file.entity, file.batch_id, file.file_name, file.fault) for file in landed],
     )
     counts = [
         read_counts,
-        *(_count(rows, "accepted_count", F.count("*")) for rows in accepted.came),
-        *(_count(rows, "accepted_count", -F.count("*")) for rows in accepted.went),
-        *(_count(rows, "rejected_count", F.sum("row_count")) for rows in rejected.came),
-        *(_count(rows, "rejected_count", -F.sum("row_count")) for rows in rejected.went),
+        *(_as_count(rows, "accepted_count", F.lit(1)) for rows in accepted.came),
+        *(_as_count(rows, "accepted_count", F.lit(-1)) for rows in accepted.went),
+        *(_as_count(rows, "rejected_count", F.col("row_count")) for rows in rejected.came),
+        *(_as_count(rows, "rejected_count", -F.col("row_count")) for rows in rejected.went),
         *left_out,
-        *([before.drop("entity", "file_name", "columns")] if before is not None else []),
+        *([before.drop("entity", "file_name", "fault")] if before is not None else []),
     ]
     names = [column.name for column in CLEANING_ACCOUNT.columns if column.type == "bigint"]
     summed = (
@@ -200,8 +197,8 @@ def build_cleaning_account(
     return conform(files.join(summed, ["source", "batch_id"], "left").na.fill(0, names), CLEANING_ACCOUNT)
 
 
-def _count(rows: DataFrame, name: str, count: SparkColumn) -> DataFrame:
-    return rows.groupBy("source", "batch_id").agg(count.alias(name))
+def _as_count(rows: DataFrame, name: str, count: SparkColumn) -> DataFrame:
+    return rows.select("source", "batch_id", count.cast("bigint").alias(name))
 
 
 def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:

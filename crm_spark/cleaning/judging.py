@@ -10,10 +10,10 @@ from pyspark.sql import functions as F
 
 from crm_spark.checks import broken_names, is_broken
 from crm_spark.cleaning.expressions import parse_expression
-from crm_spark.cleaning.reading import CORRUPT, SourceFiles
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError
 from crm_spark.lake import quoted
+from crm_spark.sources.reading import CORRUPT, SourceFiles
 from crm_spark.tables import Table
 
 _SEQUENCE = "decimal(38,6)"
@@ -32,7 +32,7 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     name, source, file_columns = files.name, files.source, list(files.known)
     mapped = _parse_mapping(name, source, file_columns, table)
     ingested_at = F.element_at(
-        F.create_map(*(F.lit(part) for file in files.columns for part in (file.batch_id, file.ingested_at))),
+        F.create_map(*(F.lit(part) for file in files.files for part in (file.batch_id, file.ingested_at))),
         F.col("_batch_id"),
     )
     defaults = {

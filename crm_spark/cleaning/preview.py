@@ -10,11 +10,11 @@ from pyspark.sql import functions as F
 
 from crm_spark.cleaning.expressions import columns_of
 from crm_spark.cleaning.judging import judge_rows
-from crm_spark.cleaning.reading import SourceFiles, read_columns, read_rows
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.config import Source
 from crm_spark.lake import quoted
 from crm_spark.sources.landing import copy_sample, find_files
+from crm_spark.sources.reading import SourceFiles, read_columns, read_rows
 from crm_spark.tables import Table
 
 PERSONAL = "(personal)"
@@ -77,7 +77,7 @@ def preview_source(spark: SparkSession, name: str, source: Source, currency: str
         raw = read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS).persist()
         with_batch = raw.withColumn("_batch_id", F.lit(file_name))
         table = CLEAN[source.entity]
-        judged = judge_rows(with_batch, SourceFiles(name, source, {}, columns), table, currency).persist()
+        judged = judge_rows(with_batch, SourceFiles(name, source, [], columns), table, currency).persist()
         good = judged.where("is_good")
         return Preview(
             source=name,

@@ -307,7 +307,7 @@ CLEANING_ACCOUNT = Table(
         Column("entity", "string", "The entity that the source feeds."),
         Column("batch_id", "string", "The file (see `ingest_ledger`)."),
         Column("file_name", "string", "The file's name as it came."),
-        Column("columns", "array<struct<name:string,type:string>>", "The file's own columns, none if it is empty."),
+        Column("fault", "string", "Why the file cannot be read; no row of it counts.", nullable=True),
         Column("read_count", "bigint", "Rows read from the file."),
         Column("accepted_count", "bigint", "Rows that stand in the clean table."),
         Column("rejected_count", "bigint", "Rows in quarantine."),

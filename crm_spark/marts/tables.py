@@ -163,6 +163,7 @@ MART_DATA_QUALITY = Table(
         Column("entity", "string", "The entity."),
         Column("batch_id", "string", "SHA-256 of the file."),
         Column("file_name", "string", "The file's name as it came."),
+        Column("fault", "string", "Why the file cannot be read; no row of it counts.", nullable=True),
         Column("read_count", "bigint", "Rows read."),
         Column("accepted_count", "bigint", "Rows accepted."),
         Column("rejected_count", "bigint", "Rows in quarantine."),

@@ -307,7 +307,7 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
             Cell(row["file_name"], is_number=False),
             Cell(texts.name("entities", row["entity"]), is_number=False),
             *(Cell(texts.number(row[count])) for count in counts),
-            Cell(_reasons_text(row["reasons"], texts), is_number=False),
+            Cell(_reasons_text(row["reasons"], row["fault"], texts), is_number=False),
         )
         for _, row in files.sort_values(["entity", "file_name", "source", "batch_id"]).iterrows()
     )
@@ -324,8 +324,10 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
     )
 
 
-def _reasons_text(reasons: Any, texts: Texts) -> str:
-    """The most frequent reason first."""
+def _reasons_text(reasons: Any, fault: str | None, texts: Texts) -> str:
+    """The most frequent reason first; of a file that cannot be read, why."""
+    if fault:
+        return texts.name("reasons", fault)
     counts = sorted(reasons, key=lambda reason: (-reason["row_count"], reason["reason"]))
     named = (f"{texts.name('reasons', count['reason'])}: {texts.number(count['row_count'])}" for count in counts)
     return texts.text("data.reason_separator").join(named) or texts.text("missing")

@@ -3,7 +3,7 @@
 import fnmatch
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,14 @@ class LandedFile:
     modified_at: datetime | None
     landed_path: str
     ingested_at: datetime
+    read_as: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
+    fault: str | None = None
+
+    @property
+    def has_rows(self) -> bool:
+        """A file of no bytes has not even a header."""
+        return self.byte_count > 0 and self.fault is None
 
 
 def land_sources(
@@ -75,16 +83,20 @@ def land_sources(
 
 def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> DataFrame:
     """Rows: one per landed file."""
-    return declared_rows(spark, INGEST_LEDGER, map(astuple, landed))
+    rows = [
+        asdict(file) | {"columns": [{"name": name, "type": kind} for name, kind in file.columns]} for file in landed
+    ]
+    return declared_rows(spark, INGEST_LEDGER, ([row[name] for name in INGEST_LEDGER.column_names] for row in rows))
 
 
 def read_landed_files(ledger: DataFrame) -> list[LandedFile]:
     """The ledger's rows on the driver: as many as there are files."""
-    rows = [row.asDict() for row in ledger.collect()]
-    times = ("modified_at", "ingested_at")
-    return [
-        LandedFile(**row | {name: row[name].astimezone(UTC) for name in times if row[name] is not None}) for row in rows
-    ]
+    files = []
+    for row in ledger.collect():
+        times = {name: row[name] and row[name].astimezone(UTC) for name in ("modified_at", "ingested_at")}
+        columns = tuple((column["name"], column["type"]) for column in row["columns"])
+        files.append(LandedFile(**row.asDict() | times | {"columns": columns}))
+    return files
 
 
 def _looks_like(info: fs.FileInfo, before: LandedFile) -> bool:

@@ -20,6 +20,9 @@ INGEST_LEDGER = Table(
             volatile=True,
         ),
         Column("landed_path", "string", "Where its bytes are kept, relative to the lake."),
+        Column("read_as", "string", "The settings by which its columns were read."),
+        Column("columns", "array<struct<name:string,type:string>>", "Its own columns; none if it is empty."),
+        Column("fault", "string", "Why it cannot be read, so that no row of it counts.", nullable=True),
         Column("ingested_at", "timestamp", "When it was first taken in (UTC).", volatile=True),
     ),
 )

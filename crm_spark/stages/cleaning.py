@@ -8,12 +8,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
-from crm_spark.cleaning.reading import Columns, SourceFiles, count_landed, survey_files
 from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.lake import Pin
 from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, read_landed_files
+from crm_spark.sources.reading import SourceFiles, count_landed, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import Table
 
@@ -42,15 +42,15 @@ def refresh_cleaning(run: Run) -> None:
     last = lake.find(CLEANING_ACCOUNT)
     run.completed = lake.pins_beside(CLEANING_ACCOUNT) if last else {}
     account = lake.read(last) if last else None
-    accounted = _read_accounted(account, landed) if account else {}
-    inputs = survey_files(lake.spark, sources, landed, accounted, lake.uri)
+    keys = {tuple(row) for row in account.select("source", "batch_id").collect()} if account else set()
+    accounted = [file for file in landed if (file.source, file.batch_id) in keys]
+    inputs = gather_files(sources, landed)
     fed = {source.entity for source in sources.values()}
     entities = [
         _plan_entity(run, name, [files for files in inputs if files.source.entity == name], landed, accounted)
         for name in CLEAN
         if name in fed
     ]
-    columns = {file: own for files in inputs for file, own in files.columns.items()}
 
     run.side_by_side(*(partial(_update_entity, run, entity) for entity in entities))
     made_of = [entity.made_of for entity in entities]
@@ -61,7 +61,7 @@ def refresh_cleaning(run: Run) -> None:
     def build_account() -> DataFrame:
         return build_cleaning_account(
             lake.spark,
-            {file: columns.get(file, {}) for file in landed},
+            landed,
             read_counts=count_landed(lake.spark, [files for entity in entities for files in entity.new], lake.uri),
             accepted=_stored(run, entities, CLEAN),
             rejected=_stored(run, entities, REJECTED),
@@ -81,13 +81,6 @@ def refresh_cleaning(run: Run) -> None:
         ),
     )
     lake.spark.catalog.clearCache()  # what cleaning noted of keys and versions
-
-
-def _read_accounted(account: DataFrame, landed: Sequence[LandedFile]) -> dict[LandedFile, Columns]:
-    """The landed files that the account has, with their columns: as many as there are files."""
-    rows = account.select("source", "batch_id", "columns").collect()
-    columns = {(source, batch_id): {c["name"]: c["type"] for c in own} for source, batch_id, own in rows}
-    return {file: columns[key] for file in landed if (key := (file.source, file.batch_id)) in columns}
 
 
 def _plan_entity(

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
 from crm_spark.sources.landing import build_ingest_ledger, land_sources, read_landed_files
+from crm_spark.sources.reading import describe_files
 from crm_spark.sources.tables import INGEST_LEDGER
 
 
@@ -15,10 +16,12 @@ def refresh_sources(run: Run) -> None:
         ledger = run.lake.find(INGEST_LEDGER)
         known = read_landed_files(run.lake.read(ledger)) if ledger else []
         landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
+        # A file that stops the run is not in the ledger yet: it can be mended or taken away.
+        described = describe_files(run.lake.spark, run.config.sources, landed, run.lake.uri)
         run.update(
             INGEST_LEDGER,
-            lambda: build_ingest_ledger(run.lake.spark, landed),
-            given=[(file.source, file.batch_id) for file in landed],
+            lambda: build_ingest_ledger(run.lake.spark, described),
+            given=[(file.source, file.batch_id, file.read_as) for file in described],
         )
     else:
         run.take(INGEST_LEDGER)

@@ -8,12 +8,11 @@ from crm_spark.errors import SourceError
 
 def check_columns(
     name: str, source: Source, before: Iterable[Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
-    """All columns of a source, name to type, after `new` files (their names and columns, in the order of coming).
+) -> None:
+    """Compare `new` files (their names and columns, name to type, in the order of coming) with those `before` them.
 
-    `before` are the columns of each file that was taken in already. A column that all files had must not be gone,
-    change its type or the case of its name; a new one must be allowed by the source's `added_columns`. Fields of JSON
-    may be left out.
+    A column that all files had must not be gone, change its type or the case of its name; a new one must be allowed
+    by the source's `added_columns`. Fields of JSON may be left out.
 
     Raises:
         SourceError: if a file differs; the first difference is named.
@@ -24,12 +23,10 @@ def check_columns(
         known |= columns
         of_all = set(columns) if of_all is None else of_all & set(columns)
     for file_name, columns in new.items():
-        where = f"sources.{name}: file {file_name}"
         if of_all is not None:
-            _check_file(where, source, columns, known, of_all)
+            _check_file(f"sources.{name}: file {file_name}", source, columns, known, of_all)
         known |= columns
         of_all = set(columns) if of_all is None else of_all & set(columns)
-    return known
 
 
 def _check_file(

@@ -1,69 +1,117 @@
 """Reading landed files: every row of them as its reader gives it, also those that it cannot split into fields."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 
+from pyarrow import ArrowInvalid, fs, parquet
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.cleaning.drift import check_columns
 from crm_spark.config import Source
 from crm_spark.errors import SourceError
 from crm_spark.lake import quoted
+from crm_spark.sources.drift import check_columns
 from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import local_rows
 
 # A name that no file uses: `_corrupt_record`, the usual one, may be a column of a file.
 CORRUPT = "_crm_spark_unreadable_row"
 _SHA256_DIGITS = 64
-
-Columns = Mapping[str, str]
-"""Columns of a file, name to type, in its order."""
+_BLOCK_BYTES = 1 << 20
+# What Spark unpacks by a file's suffix.
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".lz4": "lz4", ".zst": "zstd"}
 
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The landed files of one source that may have rows, each with its columns, and all columns they ever had."""
+    """Landed files of one source that may have rows, and all columns that its files ever had, name to type."""
 
     name: str
     source: Source
-    columns: Mapping[LandedFile, Columns]
-    known: Columns
+    files: Sequence[LandedFile]
+    known: Mapping[str, str]
 
     def only(self, files: Collection[LandedFile]) -> "SourceFiles":
-        return replace(self, columns={file: columns for file, columns in self.columns.items() if file in files})
+        return replace(self, files=[file for file in self.files if file in files])
 
     def but(self, files: Collection[LandedFile]) -> "SourceFiles":
-        return replace(self, columns={file: columns for file, columns in self.columns.items() if file not in files})
+        return replace(self, files=[file for file in self.files if file not in files])
 
 
-def survey_files(
-    spark: SparkSession,
-    sources: Mapping[str, Source],
-    landed: Sequence[LandedFile],
-    surveyed: Mapping[LandedFile, Columns],
-    lake_uri: str,
-) -> list[SourceFiles]:
-    """The files of each source, but those of no bytes, which have not even a header; with their columns.
+def describe_files(
+    spark: SparkSession, sources: Mapping[str, Source], landed: Sequence[LandedFile], lake_uri: str
+) -> list[LandedFile]:
+    """The same files, each with its columns or the fault for which it cannot be read.
+
+    Files that were described by the same settings stay as they are.
 
     Raises:
-        SourceError: if a file that was not `surveyed` before has other columns than those before it.
+        SourceError: if a file has other columns than those before it.
     """
-    surveys = []
+    described = {file: file for file in landed}
     for name, source in sources.items():
-        files = [file for file in landed if file.source == name and file.byte_count > 0]
-        before = {file: surveyed[file] for file in files if file in surveyed}
-        new = {
-            file: read_columns(spark, name, source, f"{lake_uri}/{file.landed_path}")
-            for file in sorted(files, key=lambda file: (file.ingested_at, file.file_name))
-            if file not in before
-        }
-        named = {file.file_name: columns for file, columns in new.items()}
-        known = check_columns(name, source, before.values(), named)
-        surveys.append(SourceFiles(name, source, before | new, known))
-    return surveys
+        read_as = _settings_of(source)
+        files = sorted(
+            (file for file in landed if file.source == name), key=lambda file: (file.ingested_at, file.file_name)
+        )
+        new = [file for file in files if file.read_as != read_as]
+        described |= {file: _describe(spark, source, file, read_as, lake_uri) for file in new}
+        before = [dict(file.columns) for file in files if file not in new and file.has_rows]
+        named = {file.file_name: dict(now.columns) for file in new if (now := described[file]).has_rows}
+        check_columns(name, source, before, named)
+    return list(described.values())
+
+
+def gather_files(sources: Mapping[str, Source], landed: Sequence[LandedFile]) -> list[SourceFiles]:
+    """The described files of each source that may have rows."""
+    gathered = []
+    for name, source in sources.items():
+        files = sorted(
+            (file for file in landed if file.source == name and file.has_rows),
+            key=lambda file: (file.ingested_at, file.file_name),
+        )
+        known = {column: kind for file in files for column, kind in file.columns}
+        gathered.append(SourceFiles(name, source, files, known))
+    return gathered
+
+
+def _settings_of(source: Source) -> str:
+    if source.format != "csv":
+        return source.format
+    return json.dumps([source.format, source.delimiter, source.quote, source.encoding])
+
+
+def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: str, lake_uri: str) -> LandedFile:
+    path = f"{lake_uri}/{file.landed_path}"
+    columns: dict[str, str] = {}
+    fault = None
+    if file.byte_count > 0:
+        fault = _find_fault(source, path)
+        columns = {} if fault else read_columns(spark, file.source, source, path)
+    return replace(file, read_as=read_as, columns=tuple(columns.items()), fault=fault)
+
+
+def _find_fault(source: Source, path: str) -> str | None:
+    """Why the bytes of a file cannot be read to their end; None if they can.
+
+    Parquet is looked at where its file ends, which tells of its whole layout; what is compressed is unpacked once.
+    """
+    file_system, inner = fs.FileSystem.from_uri(path)
+    compression = _COMPRESSED.get(Path(inner).suffix)
+    try:
+        if source.format == "parquet":
+            parquet.read_metadata(inner, filesystem=file_system)
+        elif compression is not None:
+            with file_system.open_input_stream(inner, compression=compression) as stream:
+                while stream.read(_BLOCK_BYTES):
+                    pass
+    except (OSError, ArrowInvalid):
+        return "parquet_file_damaged" if source.format == "parquet" else "compressed_file_damaged"
+    return None
 
 
 def read_columns(spark: SparkSession, name: str, source: Source, path: str) -> dict[str, str]:
@@ -87,7 +135,7 @@ def read_columns(spark: SparkSession, name: str, source: Source, path: str) -> d
     return {column: kind for column, kind in rows.dtypes if column != CORRUPT}
 
 
-def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns: Columns) -> DataFrame:
+def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns: Mapping[str, str]) -> DataFrame:
     """The rows of files that have the same columns.
 
     CSV and JSON come as text; rows that the reader cannot split into fields keep their text in
@@ -105,8 +153,8 @@ def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns
 def read_landed(spark: SparkSession, files: SourceFiles, lake_uri: str) -> DataFrame:
     """The rows of a source's files with all columns that it ever had, and `_batch_id` beside them."""
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for file, columns in files.columns.items():
-        alike.setdefault(tuple(columns.items()), []).append(f"{lake_uri}/{file.landed_path}")
+    for file in files.files:
+        alike.setdefault(file.columns, []).append(f"{lake_uri}/{file.landed_path}")
     batch_id = F.substring("_metadata.file_name", 1, _SHA256_DIGITS).alias("_batch_id")
     absent = F.lit(None)
     parts = [
@@ -130,7 +178,7 @@ def count_landed(spark: SparkSession, inputs: Sequence[SourceFiles], lake_uri: s
         .groupBy(F.lit(files.name).alias("source"), F.col("_batch_id").alias("batch_id"))
         .agg(F.count("*").alias("read_count"))
         for files in inputs
-        if files.columns
+        if files.files
     ]
     nothing = local_rows(spark, "source string, batch_id string, read_count bigint", [])
     return reduce(DataFrame.unionByName, counts, nothing)
