@@ -38,6 +38,24 @@ _SYNTAX: tuple[type[exp.Expression], ...] = (
 _ALLOWED = frozenset({*_SYNTAX, *_FUNCTIONS.values()})
 
 
+# What Spark itself would cast, and end the job on a text that it cannot.
+_IMPLIED_CASTS: dict[type[exp.Expression], exp.DType] = {
+    exp.TimestampTrunc: exp.DType.TIMESTAMP,
+    exp.TsOrDsAdd: exp.DType.DATE,
+}
+
+# To a time without a day, Spark would add the day on which it runs.
+_TIME_ALONE = r"'^\\s*T?\\d{1,2}:'"
+
+
+def _cast(generator: SparkGenerator, node: exp.Expression) -> str:
+    value, to = generator.sql(node, "this"), node.args["to"]
+    cast = f"TRY_CAST({value} AS {generator.sql(to)})"
+    if to.is_type(exp.DType.TIMESTAMP, exp.DType.TIMESTAMPTZ, exp.DType.TIMESTAMPLTZ):
+        return f"IF(TRY_CAST({value} AS STRING) RLIKE {_TIME_ALONE}, NULL, {cast})"
+    return cast
+
+
 def _lenient(function: str) -> Callable[[SparkGenerator, exp.Expression], str]:
     return lambda generator, node: generator.func(function, node.this, node.expression)
 
@@ -52,8 +70,8 @@ class _Lenient(Spark):
     class Generator(SparkGenerator):
         TRANSFORMS: ClassVar = {
             **SparkGenerator.TRANSFORMS,
-            exp.Cast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
-            exp.TryCast: lambda self, node: f"TRY_CAST({self.sql(node, 'this')} AS {self.sql(node, 'to')})",
+            exp.Cast: _cast,
+            exp.TryCast: _cast,
             exp.Add: _lenient("TRY_ADD"),
             exp.Sub: _lenient("TRY_SUBTRACT"),
             exp.Mul: _lenient("TRY_MULTIPLY"),
@@ -84,6 +102,8 @@ def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
                 raise _not_allowed(where, node.name.lower())
         elif type(node) not in _ALLOWED:
             raise _not_allowed(where, node.key)
+    for node in list(tree.find_all(*_IMPLIED_CASTS)):
+        node.set("this", exp.cast(node.this, _IMPLIED_CASTS[type(node)]))
     return tree.sql(dialect=_Lenient, comments=False)
 
 

@@ -17,6 +17,7 @@ from crm_spark.sources.reading import CORRUPT, SourceFiles
 from crm_spark.tables import Table
 
 _SEQUENCE = "decimal(38,6)"
+_DAY = r"^\s*[+-]?\d+-\d+-\d"
 # What is said of a row beside the entity's columns.
 JUDGEMENT = ("ingested_at", "is_deletion", "is_good", "reasons", "row_text")
 # Columns that cleaning fills, whatever a source says.
@@ -57,7 +58,9 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
         _has_replaced_bytes(raw, source).alias("has_replaced_bytes"),
     )
     raw_types = {name.removeprefix("raw_"): kind for name, kind in with_values.dtypes}
-    typed = with_values.withColumns({c.name: F.col(f"raw_{c.name}").try_cast(c.type) for c in table.columns})
+    typed = with_values.withColumns(
+        {c.name: _parse_value(F.col(f"raw_{c.name}"), raw_types[c.name], c.type) for c in table.columns}
+    )
     of_row = {"row_not_readable": F.col("is_corrupt"), "text_not_in_encoding": F.col("has_replaced_bytes")}
     of_content: dict[str, SparkColumn] = {}
     if source.sequence_by:
@@ -75,6 +78,14 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
     judged = typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
     return judged.select(*table.column_names, *JUDGEMENT)
+
+
+def _parse_value(raw: SparkColumn, raw_type: str, type_: str) -> SparkColumn:
+    """The value as the declared type; NULL if it is none."""
+    if raw_type == "string" and type_ in ("timestamp", "date"):
+        # Spark would take a year for its first day, and add to a time the day on which it runs.
+        return F.when(raw.rlike(_DAY), raw.try_cast(type_))
+    return raw.try_cast(type_)
 
 
 def _has_replaced_bytes(raw: DataFrame, source: Source) -> SparkColumn:

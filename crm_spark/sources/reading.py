@@ -7,7 +7,6 @@ from functools import reduce
 from pathlib import Path
 
 from pyarrow import ArrowInvalid, fs, parquet
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 
@@ -80,9 +79,9 @@ def gather_files(sources: Mapping[str, Source], landed: Sequence[LandedFile]) ->
 
 
 def _settings_of(source: Source) -> str:
-    if source.format != "csv":
-        return source.format
-    return json.dumps([source.format, source.delimiter, source.quote, source.encoding])
+    """What the description of a file depends on."""
+    of_csv = [source.delimiter, source.quote, source.encoding] if source.format == "csv" else []
+    return json.dumps([source.entity, source.format, *of_csv])
 
 
 def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: str, lake_uri: str) -> LandedFile:
@@ -92,7 +91,7 @@ def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: st
     if file.byte_count > 0:
         fault = _find_fault(source, path)
         columns = {} if fault else read_columns(spark, file.source, source, path)
-    return replace(file, read_as=read_as, columns=tuple(columns.items()), fault=fault)
+    return replace(file, entity=source.entity, read_as=read_as, columns=tuple(columns.items()), fault=fault)
 
 
 def _find_fault(source: Source, path: str) -> str | None:
@@ -115,24 +114,20 @@ def _find_fault(source: Source, path: str) -> str | None:
 
 
 def read_columns(spark: SparkSession, name: str, source: Source, path: str) -> dict[str, str]:
-    """The columns of a file, name to type; all of CSV are text.
+    """The columns of a file, name to type; all of CSV and JSON are text, also what is nested.
 
     Raises:
-        SourceError: if names differ only by case.
+        SourceError: if names of JSON fields differ only by case.
     """
     if source.format == "parquet":
         return dict(spark.read.parquet(path).dtypes)
     if source.format == "csv":
         return dict.fromkeys(_csv_reader(spark, source).csv(path).columns, "string")
-    try:
-        rows = _json_reader(spark).json(path)
-    except AnalysisException as error:
-        if error.getCondition() != "COLUMN_ALREADY_EXISTS":
-            raise
-        raise SourceError(
-            f"sources.{name}: found fields whose names differ only by case, expected one spelling"
-        ) from None
-    return {column: kind for column, kind in rows.dtypes if column != CORRUPT}
+    fields = spark.read.text(path).select(F.explode(F.json_object_keys("value")).alias("field")).distinct()
+    names = sorted(row["field"] for row in fields.collect())
+    if len({field.lower() for field in names}) < len(names):
+        raise SourceError(f"sources.{name}: found fields whose names differ only by case, expected one spelling")
+    return dict.fromkeys(names, "string")
 
 
 def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns: Mapping[str, str]) -> DataFrame:
@@ -145,7 +140,7 @@ def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns
         return spark.read.parquet(*paths).withColumn(CORRUPT, F.lit(None).cast("string"))
     fields = ", ".join(f"{quoted(column)} {kind}" for column, kind in [*columns.items(), (CORRUPT, "string")])
     if source.format == "json":
-        return _json_reader(spark).schema(fields).json(list(paths))
+        return spark.read.schema(fields).option("columnNameOfCorruptRecord", CORRUPT).json(list(paths))
     reader = _csv_reader(spark, source).options(multiLine=True, columnNameOfCorruptRecord=CORRUPT)
     return reader.csv(list(paths), schema=fields)
 
@@ -188,7 +183,3 @@ def _csv_reader(spark: SparkSession, source: Source) -> DataFrameReader:
     return spark.read.options(
         header=True, sep=source.delimiter, quote=source.quote, escape=source.quote, encoding=source.encoding
     )
-
-
-def _json_reader(spark: SparkSession) -> DataFrameReader:
-    return spark.read.option("primitivesAsString", True).option("columnNameOfCorruptRecord", CORRUPT)
