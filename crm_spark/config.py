@@ -46,6 +46,8 @@ class Source(_Section):
     quote: str = '"'
     encoding: Literal["UTF-8", "ISO-8859-1", "US-ASCII", "UTF-16", "UTF-16BE", "UTF-16LE", "UTF-32"] = "UTF-8"
     columns: Mapping[str, str]
+    # For rows without a key of their own: those columns of the entity's key that have no mapping are filled.
+    key_from_content: bool = False
     # What a file does that has columns which files before it had not.
     added_columns: Literal["stop", "allow"] = "stop"
     # For records that change: which of two with one key is newer (a time or a number), and which say that it is gone.

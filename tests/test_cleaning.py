@@ -173,6 +173,20 @@ def test_a_file_without_a_byte_has_no_rows(shop: Shop, format_: str) -> None:
     assert only_empty.count().isEmpty()
 
 
+def test_rows_without_a_key_keep_their_twins_and_come_once_however_often_they_are_sent(shop: Shop) -> None:
+    view = "c1,2026-10-01 12:00:00,/home\n"
+    first = "who,at,page\n" + view + view + "c2,2026-10-01 12:00:00,/cart\n"
+    files = {"a.csv": first, "b.csv": "who,at,page\n" + "c3,2026-10-01 13:00:00,/home\n" + view}
+    columns = {"customer_id": "who", "occurred_at": "at", "page": "page"}
+    cleaned = shop.add(files, entity="visits", columns=columns, key_from_content=True).clean("visits")
+    assert [customer for (customer,) in accepted(cleaned, "customer_id")] == ["c1", "c1", "c2", "c3"]
+    assert left_out(cleaned) == {"duplicate": 1}
+    lines = {"c.csv": "order_id,customer_id,ordered_at,amount\n" + 2 * "o1,c1,2026-10-01,5\n" + "o1,c1,2026-10-01,6\n"}
+    unnumbered = {name: text for name, text in ORDER_COLUMNS.items() if name != "line_no"}
+    orders = shop.add(lines, "till", columns=unnumbered, key_from_content=True).clean()
+    assert accepted(orders, "amount") == [(Decimal(5),), (Decimal(5),), (Decimal(6),)]
+
+
 MEMBERS = {
     "entity": "customers",
     "columns": {"customer_id": "id", "city": "city", "known_at": "cast(known_at as timestamp)"},
@@ -454,6 +468,12 @@ def test_odd_headers_are_read_as_they_stand(shop: Shop) -> None:
             "sources.shop: found fields whose names differ only by case",
         ),
         ({"a.csv": "receipt\n"}, {}, ConfigError, "sources.shop.columns.order_id: found column 'order_id'"),
+        (
+            {"a.csv": HEADER},
+            {"columns": {name: name for name in ORDER_COLUMNS if name != "line_no"}},
+            ConfigError,
+            "sources.shop.columns.line_no: found nothing, expected an expression, or key_from_content = true if rows",
+        ),
         (
             {"a.csv": HEADER},
             {"columns": {"colour": "'red'"}},

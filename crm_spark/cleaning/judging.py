@@ -5,7 +5,7 @@ from functools import reduce
 from operator import or_
 
 from pyspark.sql import Column as SparkColumn
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.checks import broken_names, is_broken
@@ -14,7 +14,7 @@ from crm_spark.config import Source
 from crm_spark.errors import ConfigError
 from crm_spark.lake import quoted
 from crm_spark.sources.reading import CORRUPT, SourceFiles
-from crm_spark.tables import Table
+from crm_spark.tables import Column, Table
 
 _SEQUENCE = "decimal(38,6)"
 _DAY = r"^\s*[+-]?\d+-\d+-\d"
@@ -32,6 +32,9 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     """
     name, source, file_columns = files.name, files.source, list(files.known)
     mapped = _parse_mapping(name, source, file_columns, table)
+    if source.key_from_content:
+        raw = _number_equal_rows(raw, file_columns)
+        mapped |= {c.name: _key_of_content(c) for c in table.columns if c.name in table.key and c.name not in mapped}
     ingested_at = F.element_at(
         F.create_map(*(F.lit(part) for file in files.files for part in (file.batch_id, file.ingested_at))),
         F.col("_batch_id"),
@@ -88,6 +91,19 @@ def _parse_value(raw: SparkColumn, raw_type: str, type_: str) -> SparkColumn:
     return raw.try_cast(type_)
 
 
+def _number_equal_rows(raw: DataFrame, file_columns: Sequence[str]) -> DataFrame:
+    """With `_content`, and `_content_no` counting the rows of a file that have the same: twins are told apart."""
+    with_content = raw.withColumn("_content", F.to_json(F.struct(*map(quoted, file_columns))))
+    twins = Window.partitionBy("_batch_id", "_content")
+    return with_content.withColumn("_content_no", F.row_number().over(twins.orderBy("_content")))
+
+
+def _key_of_content(column: Column) -> SparkColumn:
+    if column.type == "bigint":
+        return F.xxhash64("_content", "_content_no")
+    return F.concat_ws("-", F.md5("_content"), "_content_no")
+
+
 def _has_replaced_bytes(raw: DataFrame, source: Source) -> SparkColumn:
     """Whether a text file had bytes that are none of its encoding: the reader puts a mark in their place."""
     if source.format == "parquet":
@@ -130,8 +146,11 @@ def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table
             + ", ".join(mappable)
         )
     missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *_OWN}]
+    if source.key_from_content:
+        missing = [column for column in missing if column not in table.key]
     if missing:
-        raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression")
+        hint = ", or key_from_content = true if rows have no key of their own" if missing[0] in table.key else ""
+        raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression{hint}")
     return {
         column: F.expr(parse_expression(text, file_columns, f"sources.{name}.columns.{column}"))
         for column, text in source.columns.items()
