@@ -48,8 +48,10 @@ class Source(_Section):
     columns: Mapping[str, str]
     # For rows without a key of their own: those columns of the entity's key that have no mapping are filled.
     key_from_content: bool = False
-    # What a file does that has columns which files before it had not.
-    added_columns: Literal["stop", "allow"] = "stop"
+    # Whether files may have other columns than those before them, as long as they have those that are mapped.
+    other_columns: Literal["stop", "allow"] = "stop"
+    # Names of landed files that shall not count.
+    leave_out: tuple[str, ...] = Field((), strict=False)
     # For records that change: which of two with one key is newer (a time or a number), and which say that it is gone.
     sequence_by: str | None = None
     is_deletion: str | None = None

@@ -100,12 +100,11 @@ class Publication:
 
 @dataclass(frozen=True)
 class _Head:
-    """A table's newest commit."""
+    """A commit of a table, and what its note says if a run wrote it."""
 
     version: int
     fingerprint: str | None
     declaration: str | None
-    written_count: int
     beside: Sequence[Pin]
 
 
@@ -231,15 +230,30 @@ class Lake(PublishedLake):
 
     def pins_beside(self, table: Table) -> dict[str, Pin]:
         """The versions of other tables that the newest version of a table notes, by their names."""
-        head = self._head(table.name)
-        return {pin.name: pin for pin in head.beside} if head else {}
+        noted = self._newest_noted(table.name)
+        return {pin.name: pin for pin in noted.beside} if noted else {}
 
     def find(self, table: Table, fingerprint: str | None = None) -> Pin | None:
-        """The newest version of a table, published or not, if it is whole and, where asked, made from just this."""
-        head = self._head(table.name)
-        if head is None or head.fingerprint is None or fingerprint not in (None, head.fingerprint):
+        """The newest version that a run wrote, published or not, if declared and, where asked, made as now."""
+        noted = self._newest_noted(table.name)
+        if noted is None or noted.declaration != table.declaration_hash:
             return None
-        return self._checked_head(table, head.fingerprint)
+        if noted.fingerprint is None or fingerprint not in (None, noted.fingerprint):
+            return None
+        return self._checked(table, noted)
+
+    def newest(self, table: Table) -> Pin | None:
+        """The newest version that a run wrote, however it was declared then; not checked again.
+
+        Raises:
+            LakeError: if the table has rows, but no run wrote them.
+        """
+        noted = self._newest_noted(table.name)
+        if noted is not None and noted.fingerprint is not None:
+            return Pin(table.name, noted.version, noted.fingerprint, content_hash="", row_count=0)
+        if self._exists(table.name) and _file_names(DeltaTable(self.path(table.name))):
+            raise LakeError(f"{table.name}: found rows that no run wrote; restore the version that one did")
+        return None
 
     def publish(self, publication: Publication) -> None:
         """Make a set of versions visible, by one commit."""
@@ -289,10 +303,15 @@ class Lake(PublishedLake):
             return None
         # Read by delta-rs: a history by Spark takes a job of its own, more than some tables take to write.
         (commit,) = DeltaTable(self.path(name)).history(1)
-        metadata = json.loads(commit.get("userMetadata") or "{}")
-        written_count = int(commit.get("operationMetrics", {}).get("numOutputRows", 0))
-        beside = [Pin(**pin) for pin in metadata.get("beside", ())]
-        return _Head(commit["version"], metadata.get("fingerprint"), metadata.get("declaration"), written_count, beside)
+        return _as_head(commit)
+
+    def _newest_noted(self, name: str) -> _Head | None:
+        """The newest commit that a run wrote; later ones may be of maintenance, or of a run that was killed."""
+        head = self._head(name)
+        if head is None or head.fingerprint is not None:
+            return head
+        heads = map(_as_head, DeltaTable(self.path(name)).history())
+        return next((older for older in heads if older.fingerprint is not None), None)
 
     def _read_files(self, pin: Pin, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
         """The rows of some files of a version, by their names."""
@@ -330,7 +349,8 @@ class Lake(PublishedLake):
             .whenMatchedUpdate(set=values)
             .whenNotMatchedInsert("NOT s._is_gone", values=values)
         )
-        # A merge takes its note from the session alone; writes have their own and heed that before the session's.
+        # A merge takes its note from the session alone. Other threads' writes have their own, which goes before it;
+        # what they create or restore meanwhile gets this one, but no version is taken by another table's fingerprint.
         with _one_merge:
             self.spark.conf.set(_NOTE_SETTING, note)
             try:
@@ -347,10 +367,13 @@ class Lake(PublishedLake):
         return head
 
     def _checked_head(self, table: Table, fingerprint: str) -> Pin:
-        head = self._own_head(table, fingerprint)
+        return self._checked(table, self._own_head(table, fingerprint))
+
+    def _checked(self, table: Table, head: _Head) -> Pin:
+        fingerprint = str(head.fingerprint)
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
         rows = self.read(pin)
-        if head.written_count < _SMALL_COUNT:
+        if _count_rows(DeltaTable(self.path(table.name), version=head.version)) < _SMALL_COUNT:
             rows = rows.coalesce(1)
         summary = summarise(rows, table)
         _raise_if_broken(table, summary)
@@ -435,6 +458,16 @@ def _create_statement(verb: str, table: Table, path: str) -> str:
 
 def _file_names(stored: DeltaTable) -> list[str]:
     return cast(list[str], stored.get_add_actions()["path"].to_pylist())
+
+
+def _count_rows(stored: DeltaTable) -> int:
+    return sum(count or 0 for count in stored.get_add_actions()["num_records"].to_pylist())
+
+
+def _as_head(commit: Mapping[str, Any]) -> _Head:
+    note = json.loads(commit.get("userMetadata") or "{}")
+    beside = [Pin(**pin) for pin in note.get("beside", ())]
+    return _Head(commit["version"], note.get("fingerprint"), note.get("declaration"), beside)
 
 
 def _commit_note(table: Table, fingerprint: str, beside: Sequence[Pin] = ()) -> str:

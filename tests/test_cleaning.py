@@ -14,10 +14,12 @@ from builders import CURRENCY, ORDER_COLUMNS, RUN_AT, a_source, landed
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
+from crm_spark.cleaning.judging import mapped_columns
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError, ContractError, CrmSparkError, SourceError
 from crm_spark.lake import Lake
+from crm_spark.sources.landing import LandedFile
 from crm_spark.sources.reading import count_landed, describe_files, gather_files
 from crm_spark.tables import summarise
 
@@ -44,10 +46,14 @@ class Shop:
         return self
 
     def clean(self, entity: str = "orders") -> Cleaned:
-        self.landed = describe_files(self.spark, self.sources, landed(self.uri, self.sources), self.uri)
+        self.landed = self.describe(landed(self.uri, self.sources))
         self.inputs = gather_files(self.sources, self.landed)
         own = [files for files in self.inputs if files.source.entity == entity]
         return clean_entity(self.spark, entity, own, self.uri, CURRENCY)
+
+    def describe(self, files: list[LandedFile]) -> list[LandedFile]:
+        mapped = {name: mapped_columns(source) for name, source in self.sources.items()}
+        return describe_files(self.spark, self.sources, mapped, files, self.uri)
 
     def count(self) -> DataFrame:
         return count_landed(self.spark, self.inputs, self.uri)
@@ -400,8 +406,9 @@ def test_compressed_files_are_read_and_damaged_ones_put_aside_whole(shop: Shop, 
         "good.csv.bz2": bz2.compress(a_file("bz")),
         "torn.csv.gz": gzip.compress(a_file("torn"))[:-900],
         "none.csv.gz": b"\x1f\x8b not really gzip",
+        "unwanted.csv": a_file("un"),
     }
-    cleaned = shop.add(files).clean()
+    cleaned = shop.add(files, leave_out=["unwanted.csv"]).clean()
     assert {row["order_id"][:2] for row in cleaned.accepted.select("order_id").collect()} == {"gz", "bz"}
     account = build_cleaning_account(
         shop.spark,
@@ -416,7 +423,15 @@ def test_compressed_files_are_read_and_damaged_ones_put_aside_whole(shop: Shop, 
     assert counts == {
         "good.csv.gz": (None, 2000), "good.csv.bz2": (None, 2000),
         "torn.csv.gz": ("compressed_file_damaged", 0), "none.csv.gz": ("compressed_file_damaged", 0),
+        "unwanted.csv": ("left_out", 0),
     }  # fmt: skip
+
+
+def test_a_file_that_holds_no_object_has_no_rows_and_stops_nothing(shop: Shop) -> None:
+    order = '{"order_id":"o1","line_no":1,"customer_id":7,"ordered_at":"2026-10-01","amount":9.90}\n'
+    cleaned = shop.add({"junk.json": "junk\n\n", "good.json": order}, format="json").clean()
+    assert accepted(cleaned) == [("o1",)]
+    assert {file.file_name: file.fault for file in shop.landed} == {"junk.json": "no_columns", "good.json": None}
 
 
 def test_damaged_parquet_is_put_aside_whole(shop: Shop) -> None:
@@ -442,7 +457,7 @@ def test_files_with_other_columns_are_read_by_their_own_header(shop: Shop) -> No
         "b.csv": "amount,ordered_at,customer_id,line_no,order_id\n1,2026-10-01,c1,1,turned\n",
         "c.csv": f"{HEADER.strip()},till\n{a_line('more').strip()},t7\n",
     }
-    shop.add(files, added_columns="allow", columns=ORDER_COLUMNS | {"store_id": "till"})
+    shop.add(files, other_columns="allow", columns=ORDER_COLUMNS | {"store_id": "till"})
     assert accepted(shop.clean(), "order_id", "amount", "store_id") == [
         ("more", Decimal("9.9"), "t7"), ("plain", Decimal("9.9"), None), ("turned", Decimal(1), None),
     ]  # fmt: skip

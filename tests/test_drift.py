@@ -9,26 +9,28 @@ from crm_spark.errors import SourceError
 from crm_spark.sources.drift import check_columns
 
 BEFORE = {"order_id": "string", "amount": "string"}
-RENAMED = "found no column amount, expected it as in files before (and has new ones: price)"
+OWN = "; files of another form need a source of their own"
+RENAMED = f"found no column amount, expected it as in files before (and has new ones: price){OWN}"
 
 
 def checked(
     *files: Mapping[str, str], before: tuple[Mapping[str, str], ...] = (), **settings: object
 ) -> dict[str, str]:
     named = {f"{number}.csv": columns for number, columns in enumerate(files)}
-    check_columns("shop", a_source("in", **settings), before, named)
+    check_columns("shop", a_source("in", **settings), {"order_id", "amount"}, before, named)
 
 
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ({"order_id": "string"}, "found no column amount, expected it as in files before"),
+        ({"order_id": "string"}, f"found no column amount, expected it as in files before{OWN}"),
+        ({"Ann Lee": "string"}, "found none of the columns of files before; has it a header line?"),
         ({"order_id": "string", "price": "string"}, RENAMED),
         (BEFORE | {"amount": "double"}, "found column amount of type double, expected string as before"),
         ({"order_id": "string", "Amount": "string"}, "found column Amount, expected amount as in files before"),
         (
             BEFORE | {"channel": "string"},
-            'found a new column channel, expected those of files before; added_columns = "allow" takes it',
+            'found a new column channel, expected those of files before; other_columns = "allow" takes it',
         ),
     ],
 )
@@ -47,9 +49,11 @@ def test_columns_in_another_order_are_the_same_columns() -> None:
 
 def test_an_allowed_column_is_taken_and_files_without_it_still_come() -> None:
     more = BEFORE | {"channel": "string"}
-    checked(more, BEFORE, more, before=(BEFORE,), added_columns="allow")
+    checked(more, BEFORE, more, before=(BEFORE,), other_columns="allow")
     with pytest.raises(SourceError, match="found no column amount"):
-        checked({"order_id": "string", "channel": "string"}, before=(BEFORE, more), added_columns="allow")
+        checked({"order_id": "string", "channel": "string"}, before=(BEFORE, more), other_columns="allow")
+    # What is not mapped may go again, for good.
+    checked(BEFORE, before=(more,), other_columns="allow")
 
 
 def test_fields_of_json_may_be_left_out_but_new_ones_need_leave() -> None:

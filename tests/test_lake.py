@@ -147,6 +147,26 @@ def test_a_change_that_breaks_the_declaration_is_refused(
         lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(3), a_person(3)), nobody, "f3")
 
 
+def test_what_a_run_wrote_is_found_behind_commits_of_others(spark: SparkSession, lake: Lake) -> None:
+    assert lake.newest(PEOPLE) is None
+    first = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1", beside=[Pin("others", 3, "f", "1:2", 1)])
+    spark.sql(f"DELETE FROM delta.{quoted(lake.path('people'))}")
+    assert lake.find(PEOPLE, "f1") == first
+    assert "others" in lake.pins_beside(PEOPLE)
+    # A declaration of today finds no table of yesterday's, whose rows can still be read.
+    wider = replace(PEOPLE, columns=(*PEOPLE.columns, Column("shoe_size", "int", "Size.", nullable=True)))
+    assert lake.find(wider) is None
+    newest = lake.newest(wider)
+    assert newest is not None
+    assert lake.read(newest).count() == 1
+
+
+def test_a_table_that_no_run_wrote_is_not_taken_for_an_empty_one(spark: SparkSession, lake: Lake) -> None:
+    rows_of(spark, PEOPLE, a_person(1)).write.format("delta").save(lake.path("people"))
+    with pytest.raises(LakeError, match="people: found rows that no run wrote; restore the version that one did"):
+        lake.newest(PEOPLE)
+
+
 def test_a_commit_notes_what_belongs_beside_it(spark: SparkSession, lake: Lake) -> None:
     assert lake.pins_beside(PEOPLE) == {}
     other = Pin("others", 3, "f", "1:2", 1)

@@ -73,7 +73,7 @@ def clean_entity(
         withheld=standing.withheld if standing else declared_rows(spark, WITHHELD_KEYS, []),
         left_out=local_rows(spark, _LEFT_OUT, []),
     )
-    new = [files.but(standing.files if standing else ()) for files in inputs]
+    new = [files.but(standing.files if standing else frozenset()) for files in inputs]
     if not any(files.files for files in new):
         return nothing
     # Files are parsed once. The text of a good row is seldom asked for, and then read again.
@@ -126,7 +126,7 @@ def _read_conflicting(
     # Equal rows of a file beside those that are lost are duplicates of them: the first texts stand for the lost.
     in_order = Window.partitionBy(*of_row).orderBy("row_text")
     affected = [
-        files.only([file for file in files.files if (file.source, file.batch_id) in origins]) for files in inputs
+        files.only({file for file in files.files if (file.source, file.batch_id) in origins}) for files in inputs
     ]
     return [
         add_content(judge(files).where("is_good"), table)

@@ -9,12 +9,12 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.checks import broken_names, is_broken
-from crm_spark.cleaning.expressions import parse_expression
+from crm_spark.cleaning.expressions import columns_of, parse_expression
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError
 from crm_spark.lake import quoted
 from crm_spark.sources.reading import CORRUPT, SourceFiles
-from crm_spark.tables import Column, Table
+from crm_spark.tables import Column, Table, local_rows
 
 _SEQUENCE = "decimal(38,6)"
 _DAY = r"^\s*[+-]?\d+-\d+-\d"
@@ -35,10 +35,13 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     if source.key_from_content:
         raw = _number_equal_rows(raw, file_columns)
         mapped |= {c.name: _key_of_content(c) for c in table.columns if c.name in table.key and c.name not in mapped}
-    ingested_at = F.element_at(
-        F.create_map(*(F.lit(part) for file in files.files for part in (file.batch_id, file.ingested_at))),
-        F.col("_batch_id"),
+    times = local_rows(
+        raw.sparkSession,
+        "_batch_id string, _ingested_at timestamp",
+        [(file.batch_id, file.ingested_at) for file in files.files],
     )
+    raw = raw.join(F.broadcast(times), "_batch_id", "left")
+    ingested_at = F.col("_ingested_at")
     defaults = {
         "known_at": ingested_at,
         "currency": F.lit(currency),
@@ -81,6 +84,26 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
     judged = typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
     return judged.select(*table.column_names, *JUDGEMENT)
+
+
+def mapped_columns(source: Source) -> set[str]:
+    """The columns that a source's expressions name, in lower case."""
+    texts = [*source.columns.values(), source.sequence_by or "", source.is_deletion or ""]
+    return {column for text in texts for column in columns_of(text)}
+
+
+def check_mapping(files: SourceFiles, table: Table) -> None:
+    """See that a source's expressions are possible over its files' columns; a source of no rows passes.
+
+    Raises:
+        ConfigError: if one is not.
+    """
+    if not files.files:
+        return
+    _parse_mapping(files.name, files.source, list(files.known), table)
+    for key in ("sequence_by", "is_deletion"):
+        if text := getattr(files.source, key):
+            parse_expression(text, files.known, f"sources.{files.name}.{key}")
 
 
 def _parse_value(raw: SparkColumn, raw_type: str, type_: str) -> SparkColumn:

@@ -20,6 +20,8 @@ from crm_spark.tables import Table
 PERSONAL = "(personal)"
 _SAMPLE_ROWS = 1000
 _SHOWN_ROWS = 5
+# In these, a line ends with one byte.
+_BYTE_PER_LINE_END = ("UTF-8", "ISO-8859-1", "US-ASCII")
 # Of what a text may be read as, the first that all of them can.
 _READABLE_AS = ("bigint", "decimal(38,9)", "date", "timestamp", "boolean")
 
@@ -72,7 +74,7 @@ def preview_source(spark: SparkSession, name: str, source: Source, currency: str
         path = str(Path(folder) / f"sample{''.join(PurePosixPath(file_name).suffixes)}")
         # Of text, the first lines; what is compressed or has other line ends than a byte is taken whole.
         is_plain = source.format != "parquet" and file_name.endswith((".csv", ".json", ".jsonl", ".txt", ".tsv"))
-        copy_sample(file_system, info.path, path, only_first_lines=is_plain and "16" not in source.encoding)
+        copy_sample(file_system, info.path, path, only_first_lines=is_plain and source.encoding in _BYTE_PER_LINE_END)
         columns = read_columns(spark, name, source, path)
         raw = read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS).persist()
         with_batch = raw.withColumn("_batch_id", F.lit(file_name))

@@ -4,7 +4,7 @@ Rows are settled in the order in which they came, those that stand already first
 stands and settling all rows ever landed anew give the same.
 """
 
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, Window
@@ -25,7 +25,7 @@ class Standing:
 
     clean: DataFrame
     withheld: DataFrame
-    files: Collection[LandedFile]
+    files: Set[LandedFile]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def standing_versions(standing: Standing, contested: DataFrame, table: Table) ->
     withheld = _unpack_keys(standing.withheld, table).withColumns(
         {"is_deletion": F.col("kind") == _DELETED, "stands_as": F.col("kind")}
     )
-    of_version = [name for name in clean.columns if name in withheld.columns]
+    of_version = [*table.key, "sequence_no", "source", "batch_id", "is_deletion", "stands_as"]
+    of_version += ["known_at"] if "known_at" in table.column_names else []
     both = clean.unionByName(withheld.select(*of_version), allowMissingColumns=True)
     return both.join(contested, list(table.key), "left_semi")
 

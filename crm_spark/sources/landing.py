@@ -90,13 +90,17 @@ def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> Da
 
 
 def read_landed_files(ledger: DataFrame) -> list[LandedFile]:
-    """The ledger's rows on the driver: as many as there are files."""
+    """The ledger's rows on the driver: as many as there are files, always in the same order.
+
+    A ledger of an earlier version may lack columns that have come since.
+    """
     files = []
     for row in ledger.collect():
-        times = {name: row[name] and row[name].astimezone(UTC) for name in ("modified_at", "ingested_at")}
-        columns = tuple((column["name"], column["type"]) for column in row["columns"])
-        files.append(LandedFile(**row.asDict() | times | {"columns": columns}))
-    return files
+        values = row.asDict()
+        values |= {name: values.get(name) and values[name].astimezone(UTC) for name in ("modified_at", "ingested_at")}
+        values["columns"] = tuple((column["name"], column["type"]) for column in values.get("columns", ()))
+        files.append(LandedFile(**values))
+    return sorted(files, key=lambda file: (file.source, file.batch_id))
 
 
 def _looks_like(info: fs.FileInfo, before: LandedFile) -> bool:

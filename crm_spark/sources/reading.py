@@ -1,13 +1,13 @@
 """Reading landed files: every row of them as its reader gives it, also those that it cannot split into fields."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
 from pyarrow import ArrowInvalid, fs, parquet
-from pyspark.sql import DataFrame, DataFrameReader, SparkSession
+from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 
 from crm_spark.config import Source
@@ -21,8 +21,8 @@ from crm_spark.tables import local_rows
 CORRUPT = "_crm_spark_unreadable_row"
 _SHA256_DIGITS = 64
 _BLOCK_BYTES = 1 << 20
-# What Spark unpacks by a file's suffix.
-_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".lz4": "lz4", ".zst": "zstd"}
+# What Spark unpacks by a file's suffix and pyarrow can look into.
+_COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,24 @@ class SourceFiles:
     files: Sequence[LandedFile]
     known: Mapping[str, str]
 
-    def only(self, files: Collection[LandedFile]) -> "SourceFiles":
+    def only(self, files: Set[LandedFile]) -> "SourceFiles":
         return replace(self, files=[file for file in self.files if file in files])
 
-    def but(self, files: Collection[LandedFile]) -> "SourceFiles":
+    def but(self, files: Set[LandedFile]) -> "SourceFiles":
         return replace(self, files=[file for file in self.files if file not in files])
 
 
 def describe_files(
-    spark: SparkSession, sources: Mapping[str, Source], landed: Sequence[LandedFile], lake_uri: str
+    spark: SparkSession,
+    sources: Mapping[str, Source],
+    mapped: Mapping[str, Collection[str]],
+    landed: Sequence[LandedFile],
+    lake_uri: str,
 ) -> list[LandedFile]:
-    """The same files, each with its columns or the fault for which it cannot be read.
+    """The same files, each with its columns or the fault for which it does not count.
 
-    Files that were described by the same settings stay as they are.
+    Files that were described by the same settings stay as they are. `mapped` are, for each source, the columns that its
+    expressions name, in lower case.
 
     Raises:
         SourceError: if a file has other columns than those before it.
@@ -59,9 +64,9 @@ def describe_files(
         )
         new = [file for file in files if file.read_as != read_as]
         described |= {file: _describe(spark, source, file, read_as, lake_uri) for file in new}
-        before = [dict(file.columns) for file in files if file not in new and file.has_rows]
+        before = [dict(file.columns) for file in files if file.read_as == read_as and file.has_rows]
         named = {file.file_name: dict(now.columns) for file in new if (now := described[file]).has_rows}
-        check_columns(name, source, before, named)
+        check_columns(name, source, mapped[name], before, named)
     return list(described.values())
 
 
@@ -81,16 +86,17 @@ def gather_files(sources: Mapping[str, Source], landed: Sequence[LandedFile]) ->
 def _settings_of(source: Source) -> str:
     """What the description of a file depends on."""
     of_csv = [source.delimiter, source.quote, source.encoding] if source.format == "csv" else []
-    return json.dumps([source.entity, source.format, *of_csv])
+    return json.dumps([source.entity, source.format, *of_csv, *source.leave_out])
 
 
 def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: str, lake_uri: str) -> LandedFile:
     path = f"{lake_uri}/{file.landed_path}"
     columns: dict[str, str] = {}
-    fault = None
-    if file.byte_count > 0:
+    fault = "left_out" if file.file_name in source.leave_out else None
+    if fault is None and file.byte_count > 0:
         fault = _find_fault(source, path)
         columns = {} if fault else read_columns(spark, file.source, source, path)
+        fault = fault or (None if columns else "no_columns")
     return replace(file, entity=source.entity, read_as=read_as, columns=tuple(columns.items()), fault=fault)
 
 
@@ -108,7 +114,9 @@ def _find_fault(source: Source, path: str) -> str | None:
             with file_system.open_input_stream(inner, compression=compression) as stream:
                 while stream.read(_BLOCK_BYTES):
                     pass
-    except (OSError, ArrowInvalid):
+    except (OSError, ArrowInvalid) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the disk's fault, not the file's
         return "parquet_file_damaged" if source.format == "parquet" else "compressed_file_damaged"
     return None
 
@@ -151,11 +159,10 @@ def read_landed(spark: SparkSession, files: SourceFiles, lake_uri: str) -> DataF
     for file in files.files:
         alike.setdefault(file.columns, []).append(f"{lake_uri}/{file.landed_path}")
     batch_id = F.substring("_metadata.file_name", 1, _SHA256_DIGITS).alias("_batch_id")
-    absent = F.lit(None)
     parts = [
         read_rows(spark, files.source, paths, dict(columns)).select(
             *(
-                (F.col(quoted(name)) if name in dict(columns) else absent.cast(kind)).alias(name)
+                (F.col(quoted(name)) if name in dict(columns) else _absent(kind)).alias(name)
                 for name, kind in files.known.items()
             ),
             CORRUPT,
@@ -164,6 +171,11 @@ def read_landed(spark: SparkSession, files: SourceFiles, lake_uri: str) -> DataF
         for columns, paths in alike.items()
     ]
     return reduce(DataFrame.union, parts)
+
+
+def _absent(kind: str) -> Column:
+    # Names within nested types are not quoted in `kind`, so it cannot always be parsed.
+    return F.lit(None) if "<" in kind else F.lit(None).cast(kind)
 
 
 def count_landed(spark: SparkSession, inputs: Sequence[SourceFiles], lake_uri: str) -> DataFrame:

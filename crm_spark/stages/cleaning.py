@@ -1,6 +1,6 @@
 """The cleaning stage: new files are cleaned and added to what stands; where a mapping or rule changed, all are."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 
@@ -43,7 +43,7 @@ def refresh_cleaning(run: Run) -> None:
     run.completed = lake.pins_beside(CLEANING_ACCOUNT) if last else {}
     account = lake.read(last) if last else None
     keys = {tuple(row) for row in account.select("source", "batch_id").collect()} if account else set()
-    accounted = [file for file in landed if (file.source, file.batch_id) in keys]
+    accounted = {file for file in landed if (file.source, file.batch_id) in keys}
     inputs = gather_files(sources, landed)
     fed = {source.entity for source in sources.values()}
     entities = [
@@ -88,13 +88,13 @@ def _plan_entity(
     name: str,
     inputs: Sequence[SourceFiles],
     landed: Sequence[LandedFile],
-    accounted: Collection[LandedFile],
+    accounted: Set[LandedFile],
 ) -> _Entity:
     """Find the versions that were made by the same rules from some of the files."""
     config, lake = run.config, run.lake
     # Where a file came from does not change what becomes of its rows.
     mapping = {
-        files.name: files.source.model_dump(mode="json", exclude={"path", "package", "added_columns"})
+        files.name: files.source.model_dump(mode="json", exclude={"path", "package", "other_columns", "leave_out"})
         for files in inputs
     }
 
@@ -118,10 +118,10 @@ def _plan_entity(
         standing = None
         if base and withheld is not None:
             of_entity = lake.read(withheld).where(F.col("entity") == name)
-            standing = Standing(lake.read(base[CLEAN[name].name]), of_entity, done)
+            standing = Standing(lake.read(base[CLEAN[name].name]), of_entity, set(done))
         return clean_entity(lake.spark, name, inputs, lake.uri, config.currency, standing)
 
-    new = [files.but(done if base else ()) for files in inputs]
+    new = [files.but(set(done) if base else set()) for files in inputs]
     return _Entity(name, new, base, made_of(files), cleaned)
 
 

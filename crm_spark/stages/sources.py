@@ -3,21 +3,27 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
+from crm_spark.cleaning.judging import check_mapping, mapped_columns
+from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
 from crm_spark.sources.landing import build_ingest_ledger, land_sources, read_landed_files
-from crm_spark.sources.reading import describe_files
+from crm_spark.sources.reading import describe_files, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
 
 
 def refresh_sources(run: Run) -> None:
     """Land what is new; what an earlier run landed counts, whether it was published or not."""
     if run.may_build:
-        ledger = run.lake.find(INGEST_LEDGER)
+        sources = run.config.sources
+        ledger = run.lake.newest(INGEST_LEDGER)
         known = read_landed_files(run.lake.read(ledger)) if ledger else []
-        landed = land_sources(run.config.sources, run.lake.uri, known, run.run_at)
+        landed = land_sources(sources, run.lake.uri, known, run.run_at)
         # A file that stops the run is not in the ledger yet: it can be mended or taken away.
-        described = describe_files(run.lake.spark, run.config.sources, landed, run.lake.uri)
+        mapped = {name: mapped_columns(source) for name, source in sources.items()}
+        described = describe_files(run.lake.spark, sources, mapped, landed, run.lake.uri)
+        for files in gather_files(sources, described):
+            check_mapping(files, CLEAN[files.source.entity])
         run.update(
             INGEST_LEDGER,
             lambda: build_ingest_ledger(run.lake.spark, described),
