@@ -93,10 +93,10 @@ def check_source(
             try:
                 _print_preview(spark, name, config)
             except CrmSparkError as error:
-                faults.append(str(error))
+                faults.append(name)
                 _say(f"\n{error}")
     if faults:
-        raise CrmSparkError(f"{len(faults)} of {len(names)} sources cannot be read; the first: {faults[0]}")
+        raise CrmSparkError(f"{len(faults)} of {len(names)} sources need mending, as told above")
 
 
 @app.command()
@@ -212,15 +212,18 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
         used_by = ", ".join(column.used_by)
         columns.add_row(escape(column.name), column.looks_like, f"{column.filled_share:.0%}", used_by)
     shown_count = max(map(len, preview.shown.values()), default=0)
-    mapped = RichTable(f"column of {preview.entity}", "mapping", title="What it becomes", **_LEFT)
+    mapped = RichTable(title="What it becomes", **_LEFT)
+    mapped.add_column(f"column of\n{preview.entity}", no_wrap=True)
     for number in range(1, shown_count + 1):
-        mapped.add_column(f"row {number}")
+        mapped.add_column(f"good\nrow {number}", overflow="fold")
     for entity_column, values in preview.shown.items():
-        mapped.add_row(entity_column, escape(source.columns[entity_column]), *map(escape, values))
+        mapped.add_row(entity_column, *map(escape, values))
     console = Console()
     console.print(columns)
     console.print(mapped)
     bad_count = preview.row_count - preview.good_count
+    for entity_column, count in preview.lost_counts.items():
+        _say(f"Mind: {entity_column} is NULL in {count} good rows in which the file has a value.")
     _say(f"Good rows: {preview.good_count} (keys are compared later, over all files). Rejected rows: {bad_count}.")
     if preview.rejections:
         reasons = RichTable("reason", "rows", "such as", title="What is rejected, and why", **_LEFT)

@@ -40,7 +40,7 @@ PUBLICATIONS = Table(
     columns=(
         Column("publication_no", "bigint", "Counts publications of this lake from 1."),
         Column("publication_id", "string", "Hash of what was published; equal for equal content."),
-        Column("published_at", "timestamp", "When it was committed.", volatile=True),
+        Column("published_at", "timestamp", "When the run that made it began (UTC).", volatile=True),
         Column("as_of", "date", "The date for which customers are scored."),
         Column("known_until", "timestamp", "Only what was known before this instant is seen."),
         Column("currency", "string", "The currency of all amounts."),

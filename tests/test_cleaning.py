@@ -487,7 +487,7 @@ def test_odd_headers_are_read_as_they_stand(shop: Shop) -> None:
             {"a.csv": HEADER},
             {"columns": {name: name for name in ORDER_COLUMNS if name != "line_no"}},
             ConfigError,
-            "sources.shop.columns.line_no: found nothing, expected an expression, or key_from_content = true if rows",
+            "sources.shop.columns.line_no: found no mapping, expected one: it must not be NULL; or key_from_cont",
         ),
         (
             {"a.csv": HEADER},

@@ -11,7 +11,10 @@ from crm_spark.cleaning.preview import PERSONAL, FileColumn, Rejection, preview_
 from crm_spark.cli import main
 from crm_spark.errors import ConfigError
 
-FEEDBACK = {"feedback_id": "id", "customer_id": "cust", "given_at": "day", "rating": "stars", "text": "comment"}
+FEEDBACK = {
+    "feedback_id": "id", "customer_id": "cust", "given_at": "day", "rating": "stars", "text": "comment",
+    "channel": "cast(cast(page as date) as string)",
+}  # fmt: skip
 FILE = """\
 id,cust,day,stars,comment,page
 f1,c1,2026-10-02,5,so good,1
@@ -41,14 +44,16 @@ def test_it_tells_what_came_what_it_becomes_and_what_is_rejected(spark: SparkSes
         FileColumn("day", "date", 1.0, ["given_at"]),
         FileColumn("stars", "string", 0.8, ["rating"]),
         FileColumn("comment", "string", 0.4, ["text"]),
-        FileColumn("page", "bigint", 0.4, []),
+        FileColumn("page", "bigint", 0.4, ["channel"]),
     ]
     assert preview.shown == {
         "feedback_id": ["f1"], "customer_id": ["c1"], "given_at": ["2026-10-02 00:00:00"], "rating": ["5.0000"],
-        "text": [PERSONAL],
+        "text": [PERSONAL], "channel": ["None"],
     }  # fmt: skip
+    # A cast within a mapping gives NULL for what it cannot read: that is told.
+    assert preview.lost_counts == {"channel": 1}
     assert preview.rejections == [
-        Rejection("rating_or_text", 2, None),
+        Rejection("rating_or_text", 2, "four"),
         Rejection("customer_id_missing", 1, None),
         Rejection("rating_not_decimal", 1, "four"),
         Rejection("rating_within_1_and_5", 1, "9"),
@@ -59,7 +64,7 @@ def test_it_tells_what_came_what_it_becomes_and_what_is_rejected(spark: SparkSes
 
 def test_of_a_long_file_the_first_lines_are_looked_at(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
-    path.write_text("id,cust,day,stars,comment\n" + "f,c1,2026-10-02,5,\n" * 300_000)
+    path.write_text("id,cust,day,stars,comment,page\n" + "f,c1,2026-10-02,5,,\n" * 300_000)
     preview = preview_source(spark, "survey", a_source(path, entity="feedback", columns=FEEDBACK), CURRENCY)
     assert (preview.row_count, preview.good_count, preview.rejections) == (1000, 1000, [])
 

@@ -125,7 +125,8 @@ def _resolve_column(column: exp.Column, known: dict[str, str], where: str) -> No
     found = None if column.table else known.get(column.name.lower())
     if found is None:
         listed = ", ".join(sorted(known.values()))
-        raise ConfigError(f"{where}: found column {column.sql()!r}, expected one of the file's: {listed}")
+        hint = " (only one: is the delimiter right?)" if len(known) == 1 else ""
+        raise ConfigError(f"{where}: found column {column.sql()!r}, expected one of the file's: {listed}{hint}")
     column.set("this", exp.to_identifier(found, quoted=True))
 
 

@@ -172,8 +172,10 @@ def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table
     if source.key_from_content:
         missing = [column for column in missing if column not in table.key]
     if missing:
-        hint = ", or key_from_content = true if rows have no key of their own" if missing[0] in table.key else ""
-        raise ConfigError(f"sources.{name}.columns.{missing[0]}: found nothing, expected an expression{hint}")
+        hint = "; or key_from_content = true if rows have no key of their own" if missing[0] in table.key else ""
+        raise ConfigError(
+            f"sources.{name}.columns.{missing[0]}: found no mapping, expected one: it must not be NULL{hint}"
+        )
     return {
         column: F.expr(parse_expression(text, file_columns, f"sources.{name}.columns.{column}"))
         for column, text in source.columns.items()

@@ -3,6 +3,8 @@
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path, PurePosixPath
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -47,7 +49,11 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Preview:
-    """What became of the first rows of a source's first file. `shown` are good rows, by entity column."""
+    """What became of the first rows of a source's first file.
+
+    By entity column, `shown` are values of good rows, and `lost_counts` tell in how many good rows there is none though
+    the file's columns that it is made of are filled.
+    """
 
     source: str
     entity: str
@@ -57,6 +63,7 @@ class Preview:
     row_count: int
     good_count: int
     shown: Mapping[str, Sequence[str]]
+    lost_counts: Mapping[str, int]
     rejections: Sequence[Rejection]
 
 
@@ -90,6 +97,7 @@ def preview_source(spark: SparkSession, name: str, source: Source, currency: str
             row_count=judged.count(),
             good_count=good.count(),
             shown=_show_rows(good, source, table),
+            lost_counts=_count_lost(good, source, columns),
             rejections=_count_reasons(judged, source, table, columns),
         )
 
@@ -133,6 +141,17 @@ def _show_rows(good: DataFrame, source: Source, table: Table) -> dict[str, list[
     }
 
 
+def _count_lost(good: DataFrame, source: Source, columns: Iterable[str]) -> dict[str, int]:
+    row = F.from_json("row_text", "map<string,string>")
+    counts = [F.lit(0).alias("none")]
+    for column, expression in source.columns.items():
+        filled = [row[name].isNotNull() for name in _named_in(expression, columns)]
+        if filled:
+            counts.append(F.count_if(F.col(column).isNull() & reduce(and_, filled)).alias(column))
+    (counted,) = good.agg(*counts).collect()
+    return {name: count for name, count in counted.asDict().items() if count}
+
+
 def _count_reasons(judged: DataFrame, source: Source, table: Table, columns: Iterable[str]) -> list[Rejection]:
     declared = {column.name: column for column in table.columns}
     bad = judged.where("NOT is_good").select(
@@ -146,7 +165,8 @@ def _count_reasons(judged: DataFrame, source: Source, table: Table, columns: Ite
         if column is not None and column in declared and not declared[column].personal:
             of_reason = bad.where(F.col("reason") == reason)
             values = [F.col("row")[name] for name in _named_in(source.columns[column], columns)]
-            ((example,),) = of_reason.agg(F.min(F.concat_ws(", ", *values))).collect()
+            text = F.concat_ws(", ", *values)
+            ((example,),) = of_reason.agg(F.min(F.when(text != "", text))).collect()
         rejections.append(Rejection(reason, row_count, example or None))
     return rejections
 
