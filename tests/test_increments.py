@@ -213,6 +213,12 @@ def test_a_killed_run_is_continued_a_new_batch_adds_files_and_a_changed_rule_cle
     assert site.rows("clean_orders", "order_id") == [("bad",), ("o1",), ("o2",), ("o3",), ("o4",)]
     assert site.rows("rejected_orders", "row_text") == []
 
+    # A file that shall not count any more takes its rows with it.
+    site.conf.write_text(site.conf.read_text().replace('orders_*.csv"', 'orders_*.csv"\nleave_out = ["orders_2.csv"]'))
+    site.clean()
+    assert site.rows("clean_orders", "order_id") == [("o1",), ("o3",), ("o4",)]
+    assert ("orders_2.csv", "left_out", 0) in site.rows("cleaning_account", "file_name", "fault", "read_count")
+
 
 THINGS = Table(
     "things",

@@ -99,7 +99,7 @@ def _plan_entity(
     }
 
     def made_of(files: Sequence[LandedFile]) -> object:
-        return [config.currency, mapping, [(file.source, file.batch_id) for file in files]]
+        return [config.currency, mapping, [(file.source, file.batch_id, file.fault) for file in files]]
 
     files = [file for file in landed if file.entity == name]
     done = [file for file in files if file in accounted]
