@@ -6,7 +6,7 @@ what that one had finished, and running the same job twice publishes once.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -42,13 +42,15 @@ class Run:
     pins: dict[str, Pin] = field(default_factory=dict)
     # Versions that stages completed, though nothing was published with them yet.
     completed: Mapping[str, Pin] = field(default_factory=dict)
+    # Tables that this run has none of, as nothing feeds them: they are read as empty.
+    absent: Set[str] = frozenset()
     progress: StageProgress | None = None
     # False in the stages before --from: what they make must be there already.
     may_build: bool = True
 
     def read(self, table: Table) -> DataFrame:
-        """The version of a table that belongs to this run; no rows if the run has none of it."""
-        if table.name not in self.pins:
+        """The version of a table that belongs to this run; no rows of one that is absent."""
+        if table.name in self.absent:
             return declared_rows(self.lake.spark, table, [])
         return self.lake.read(self.pins[table.name])
 
@@ -106,7 +108,7 @@ class Run:
                 raise
 
     def fingerprint(self, table: Table, reads: Sequence[Table], given: object) -> str:
-        inputs = {read.name: self.pins[read.name].content_hash for read in reads if read.name in self.pins}
+        inputs = {read.name: self.pins[read.name].content_hash for read in reads if read.name not in self.absent}
         return content_fingerprint(code_version(), table.declaration_hash, inputs, given)
 
     def _up_to_date(self, table: Table, fingerprint: str) -> Pin | None:

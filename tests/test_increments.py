@@ -352,7 +352,7 @@ def test_settling_comes_to_what_meeting_row_by_row_comes_to_in_one_go_or_in_two(
 
     first = settle_versions(as_versions(spark, things, range(1, 3)), THINGS).persist()
     standing = Standing(
-        first.where("verdict = 'accepted'").select(*THINGS.column_names), build_withheld("things", first, THINGS), ()
+        first.where("verdict = 'accepted'").select(*THINGS.column_names), build_withheld("things", first, THINGS)
     )
     new = as_versions(spark, things, range(3, 5))
     stands = standing_versions(standing, new.select("thing_id").distinct(), THINGS)

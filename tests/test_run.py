@@ -121,6 +121,15 @@ def test_a_stage_before_the_first_must_be_there_already(run: Run) -> None:
         Numbers().update(run, 1)
 
 
+def test_what_nothing_feeds_is_read_as_empty_and_what_is_missing_is_an_error(run: Run) -> None:
+    with pytest.raises(KeyError):
+        run.read(NUMBERS)
+    run.absent = {"numbers"}
+    assert run.read(NUMBERS).columns == NUMBERS.column_names
+    assert run.read(NUMBERS).isEmpty()
+    assert run.fingerprint(SQUARES, [NUMBERS], None) == run.fingerprint(SQUARES, [], None)
+
+
 def test_a_broken_table_leaves_its_published_version_as_it_was(run: Run) -> None:
     numbers = Numbers()
     numbers.update(run, 1, 2)

@@ -48,11 +48,12 @@ def clean_entity(
     spark: SparkSession,
     entity: str,
     inputs: Sequence[SourceFiles],
+    new: Sequence[SourceFiles],
     lake_uri: str,
     currency: str,
     standing: Standing | None = None,
 ) -> Cleaned:
-    """Judge the rows of those files of an entity's sources that `standing` was not made of.
+    """Judge the rows of the new files among an entity's inputs, and settle them against what `standing` has.
 
     A row is rejected for what it is by itself (unreadable or missing values, broken rules). Of good rows with
     one key the newest by its source's `sequence_by` is accepted, whenever it came, unless it is a deletion; equal
@@ -73,7 +74,6 @@ def clean_entity(
         withheld=standing.withheld if standing else declared_rows(spark, WITHHELD_KEYS, []),
         left_out=local_rows(spark, _LEFT_OUT, []),
     )
-    new = [files.but(standing.files if standing else frozenset()) for files in inputs]
     if not any(files.files for files in new):
         return nothing
     # Files are parsed once. The text of a good row is seldom asked for, and then read again.

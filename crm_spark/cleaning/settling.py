@@ -4,14 +4,12 @@ Rows are settled in the order in which they came, those that stand already first
 stands and settling all rows ever landed anew give the same.
 """
 
-from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import WITHHELD_KEYS
-from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import Table
 
 # What a row that stands already is: a row of the clean table, or a kind of withheld_keys.
@@ -21,11 +19,10 @@ _TIMESTAMPS = {"timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"}
 
 @dataclass(frozen=True)
 class Standing:
-    """The rows of `clean_<entity>` and of `withheld_keys` for that entity, and the files that they were made of."""
+    """The rows of `clean_<entity>` and of `withheld_keys` for that entity, before new rows come."""
 
     clean: DataFrame
     withheld: DataFrame
-    files: Set[LandedFile]
 
 
 @dataclass(frozen=True)

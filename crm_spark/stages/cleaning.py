@@ -46,6 +46,7 @@ def refresh_cleaning(run: Run) -> None:
     accounted = {file for file in landed if (file.source, file.batch_id) in keys}
     inputs = gather_files(sources, landed)
     fed = {source.entity for source in sources.values()}
+    run.absent = {table.name for tables in (CLEAN, REJECTED) for name, table in tables.items() if name not in fed}
     entities = [
         _plan_entity(run, name, [files for files in inputs if files.source.entity == name], landed, accounted)
         for name in CLEAN
@@ -112,16 +113,16 @@ def _plan_entity(
     withheld = run.completed.get(WITHHELD_KEYS.name)
     if len(base) < len(stored) or withheld is None:
         base = {}
+    new = [files.but(set(done) if base else set()) for files in inputs]
 
     @cache
     def cleaned() -> Cleaned:
         standing = None
         if base and withheld is not None:
             of_entity = lake.read(withheld).where(F.col("entity") == name)
-            standing = Standing(lake.read(base[CLEAN[name].name]), of_entity, set(done))
-        return clean_entity(lake.spark, name, inputs, lake.uri, config.currency, standing)
+            standing = Standing(lake.read(base[CLEAN[name].name]), of_entity)
+        return clean_entity(lake.spark, name, inputs, new, lake.uri, config.currency, standing)
 
-    new = [files.but(set(done) if base else set()) for files in inputs]
     return _Entity(name, new, base, made_of(files), cleaned)
 
 
