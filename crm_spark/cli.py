@@ -161,6 +161,26 @@ def demo(
 
 
 @app.command()
+def generate(
+    out: Annotated[str, typer.Option(help="A new folder for the files.", metavar="DIR")],
+    customers: Annotated[int, typer.Option(help="How many customers.", min=1)] = 2_000,
+    lines: Annotated[int, typer.Option(help="About how many order lines.", min=1)] = 50_000,
+    days: Annotated[int, typer.Option(help="How many days the files tell of.", min=30, max=3660)] = 365,
+    seed: Annotated[int, typer.Option(help="Other seeds give other customers.")] = 1,
+    dirt: Annotated[float, typer.Option(help="The share of rows in which an error is planted.", min=0, max=0.5)] = 0.0,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Write the files of a shop that never was, with the settings to take them in and what is true of its customers."""
+    from crm_spark.generator.generate import SETTINGS_FILE
+    from crm_spark.generator.generate import generate as generate_files
+    from crm_spark.generator.shop import Plan
+
+    with _session(properties_file) as spark:
+        generate_files(spark, Plan(customers, lines, days, seed, dirt), out, _say)
+    _say(f"\nTake it in:  crm-spark refresh --conf {out}/{SETTINGS_FILE} --lake LAKE")
+
+
+@app.command()
 def doctor(
     fix_: Annotated[bool, typer.Option("--fix", help="Provide what can be provided: Java and the Delta jars.")] = False,
     java_home: Annotated[bool, typer.Option("--java-home", help="Print the Java that Spark will use.")] = False,

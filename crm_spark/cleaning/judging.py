@@ -67,7 +67,8 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     typed = with_values.withColumns(
         {c.name: _parse_value(F.col(f"raw_{c.name}"), raw_types[c.name], c.type) for c in table.columns}
     )
-    of_row = {"row_not_readable": F.col("is_corrupt"), "text_not_in_encoding": F.col("has_replaced_bytes")}
+    of_text = {"row_not_readable": F.col("is_corrupt"), "text_not_in_encoding": F.col("has_replaced_bytes")}
+    of_row: dict[str, SparkColumn] = {}
     of_content: dict[str, SparkColumn] = {}
     if source.sequence_by:
         of_row["sequence_missing"] = F.col("sequence_no").isNull()
@@ -81,7 +82,9 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     if "currency" in table.column_names:
         of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
     of_content |= {check.name: is_broken(check) for check in table.checks}
-    rules = of_row | {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
+    of_row |= {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
+    # What cannot be split into fields has no values to judge.
+    rules = of_text | {rule: is_broken_ & ~F.col("is_corrupt") for rule, is_broken_ in of_row.items()}
     judged = typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
     return judged.select(*table.column_names, *JUDGEMENT)
 
