@@ -67,12 +67,15 @@ def refresh(
     last_stage: Annotated[
         str, typer.Option("--to", help="Last stage to run; nothing is published before marts.", metavar="STAGE")
     ] = "marts",
+    allow_stale: Annotated[
+        bool, typer.Option("--allow-stale", help="Publish also if a required source has no rows of the last day.")
+    ] = False,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     with _session(properties_file) as spark:
-        _run_refresh(spark, config, first_stage, last_stage)
+        _run_refresh(spark, config, first_stage, last_stage, allow_stale=allow_stale)
 
 
 @app.command("check-source")
@@ -209,12 +212,14 @@ def dictionary() -> None:
     typer.echo(data_dictionary(LAYERS), nl=False)
 
 
-def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) -> None:
+def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str, *, allow_stale: bool = False) -> None:
     from crm_spark.progress import RunProgress
     from crm_spark.refresh import refresh as refresh_lake
 
     with RunProgress() as progress:
-        refreshed = refresh_lake(spark, config, datetime.now(UTC), progress, first_stage, last_stage)
+        refreshed = refresh_lake(
+            spark, config, datetime.now(UTC), progress, first_stage, last_stage, allow_stale=allow_stale
+        )
     if refreshed.publication is not None:
         number, identifier = refreshed.publication.publication_no, refreshed.publication.publication_id
         _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
@@ -222,9 +227,10 @@ def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str) 
 
 def _print_preview(spark: Any, name: str, config: Config) -> None:
     from crm_spark.cleaning.preview import preview_source
+    from crm_spark.cleaning.rules import site_rules
 
     source = config.sources[name]
-    preview = preview_source(spark, name, source, config.currency)
+    preview = preview_source(spark, name, source, site_rules(config, source.entity))
     files = "1 file" if preview.file_count == 1 else f"the first of {preview.file_count} files"
     _say(f"\nsources.{name} gives {preview.entity}: {preview.row_count} rows of {preview.file_name} ({files})\n")
     columns = RichTable("column of the file", "looks like", "filled", "used by", title="What came", **_LEFT)

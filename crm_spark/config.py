@@ -23,6 +23,10 @@ def _known_time_zone(name: str) -> str:
 
 
 TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
+Entity = Literal[
+    "customers", "customer_contacts", "orders", "service_events", "feedback", "visits",
+    "campaigns", "contacts", "responses", "products",
+]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 
 
@@ -33,10 +37,7 @@ class _Section(BaseModel):
 class Source(_Section):
     """Where rows of one entity come from, and how the file's columns become the entity's columns."""
 
-    entity: Literal[
-        "customers", "customer_contacts", "orders", "service_events", "feedback", "visits",
-        "campaigns", "contacts", "responses", "products",
-    ]  # fmt: skip
+    entity: Entity
     format: Literal["parquet", "csv", "json"]
     path: str
     # An installed Python package that ships the file; `path` is then relative to it.
@@ -50,6 +51,8 @@ class Source(_Section):
     key_from_content: bool = False
     # Whether files may have other columns than those before them, as long as they have those that are mapped.
     other_columns: Literal["stop", "allow"] = "stop"
+    # Whether a run publishes only if there are rows of the last day before its as_of (`--allow-stale`: also without).
+    required: bool = False
     # Names of landed files that shall not count.
     leave_out: tuple[str, ...] = Field((), strict=False)
     # For records that change: which of two with one key is newer (a time or a number), and which say that it is gone.
@@ -57,10 +60,25 @@ class Source(_Section):
     is_deletion: str | None = None
 
     @model_validator(mode="after")
+    def _required_sources_tell_of_events(self) -> "Source":
+        if self.required and self.entity in ("customers", "customer_contacts", "campaigns", "products"):
+            raise ValueError(f"expected required only for entities of events: {self.entity} have no time")
+        return self
+
+    @model_validator(mode="after")
     def _deletions_have_an_order(self) -> "Source":
         if self.is_deletion and not self.sequence_by:
             raise ValueError("expected sequence_by beside is_deletion, to tell deletions from what came after them")
         return self
+
+
+class Rule(_Section):
+    """A condition over the columns of `clean_<entity>` that each of its rows shall fulfil."""
+
+    entity: Entity
+    must_hold: str
+    # What becomes of a row that does not: quarantine, or only a count in mart_data_quality.
+    severity: Literal["reject", "warn"] = "reject"
 
 
 class Features(_Section):
@@ -101,6 +119,7 @@ class Config(_Section):
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)
+    rules: Mapping[Name, Rule] = Field({})
 
     @model_validator(mode="after")
     def _sources_of_an_entity_are_ordered_alike(self) -> "Config":

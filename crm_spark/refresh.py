@@ -41,11 +41,14 @@ def refresh(
     progress: RunProgress,
     first_stage: str = "sources",
     last_stage: str = "marts",
+    *,
+    allow_stale: bool = False,
 ) -> Refreshed:
     """Bring the lake's tables up to date for `config.as_of` (by default the business's today) and publish them.
 
     Stages before `first_stage` must be up to date already; a run that ends before the last stage publishes
-    nothing, and the next run takes up its tables.
+    nothing, and the next run takes up its tables. `allow_stale` publishes also if a required source has no rows of the
+    last day.
 
     Raises:
         CrmSparkError: for a configuration, source, table or lake that is not as it must be.
@@ -57,6 +60,7 @@ def refresh(
     lake = Lake(spark, config.lake)
     with lake.locked():
         run = _start_run(lake, config, run_at)
+        run.allow_stale = allow_stale or last < len(names) - 1  # what is not published may be old
         for index, (name, stage) in enumerate(STAGES.items()):
             if index > last:
                 progress.say(f"stopped after {last_stage}; nothing published (run without --to to publish)")

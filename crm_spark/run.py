@@ -45,6 +45,8 @@ class Run:
     # Tables that this run has none of, as nothing feeds them: they are read as empty.
     absent: Set[str] = frozenset()
     progress: StageProgress | None = None
+    # Whether it goes on though a required source has no rows of the last day.
+    allow_stale: bool = False
     # False in the stages before --from: what they make must be there already.
     may_build: bool = True
 

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
 from crm_spark.cleaning.judging import mapped_columns
+from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError, ContractError, CrmSparkError, SourceError
@@ -36,6 +37,7 @@ class Shop:
     def __init__(self, spark: SparkSession, folder: Path) -> None:
         self.spark, self.folder, self.uri = spark, folder, str(folder / "lake")
         self.sources: dict[str, Source] = {}
+        self.rules = SiteRules(CURRENCY)
 
     def add(self, files: Mapping[str, str | bytes], name: str = "shop", **settings: object) -> "Shop":
         place = self.folder / name
@@ -49,7 +51,7 @@ class Shop:
         self.landed = self.describe(landed(self.uri, self.sources))
         self.inputs = gather_files(self.sources, self.landed)
         own = [files for files in self.inputs if files.source.entity == entity]
-        return clean_entity(self.spark, entity, own, own, self.uri, CURRENCY)
+        return clean_entity(self.spark, entity, own, own, self.uri, self.rules)
 
     def describe(self, files: list[LandedFile]) -> list[LandedFile]:
         mapped = {name: mapped_columns(source) for name, source in self.sources.items()}

@@ -8,6 +8,7 @@ from builders import CURRENCY, a_source
 from pyspark.sql import SparkSession
 
 from crm_spark.cleaning.preview import PERSONAL, FileColumn, Rejection, preview_source
+from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cli import main
 from crm_spark.errors import ConfigError
 
@@ -36,7 +37,7 @@ def feedback(tmp_path: Path) -> Path:
 
 def test_it_tells_what_came_what_it_becomes_and_what_is_rejected(spark: SparkSession, feedback: Path) -> None:
     source = a_source(feedback, entity="feedback", columns=FEEDBACK)
-    preview = preview_source(spark, "survey", source, CURRENCY)
+    preview = preview_source(spark, "survey", source, SiteRules(CURRENCY))
     assert (preview.file_name, preview.file_count, preview.row_count, preview.good_count) == ("day1.csv", 2, 5, 1)
     assert preview.columns == [
         FileColumn("id", "string", 1.0, ["feedback_id"]),
@@ -65,14 +66,14 @@ def test_it_tells_what_came_what_it_becomes_and_what_is_rejected(spark: SparkSes
 def test_of_a_long_file_the_first_lines_are_looked_at(spark: SparkSession, tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text("id,cust,day,stars,comment,page\n" + "f,c1,2026-10-02,5,,\n" * 300_000)
-    preview = preview_source(spark, "survey", a_source(path, entity="feedback", columns=FEEDBACK), CURRENCY)
+    preview = preview_source(spark, "survey", a_source(path, entity="feedback", columns=FEEDBACK), SiteRules(CURRENCY))
     assert (preview.row_count, preview.good_count, preview.rejections) == (1000, 1000, [])
 
 
 def test_a_mapping_that_cannot_be_is_named(spark: SparkSession, feedback: Path) -> None:
     source = a_source(feedback, entity="feedback", columns=FEEDBACK | {"rating": "rating"})
     with pytest.raises(ConfigError, match=r"sources.survey.columns.rating: found column 'rating', expected one of"):
-        preview_source(spark, "survey", source, CURRENCY)
+        preview_source(spark, "survey", source, SiteRules(CURRENCY))
 
 
 def test_an_unknown_source_is_named(

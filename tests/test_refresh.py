@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -15,7 +16,7 @@ from shop import write_shop
 from crm_spark.cleaning.tables import CLEAN, REJECTED
 from crm_spark.cli import main
 from crm_spark.config import load_config
-from crm_spark.errors import ConfigError, LakeError
+from crm_spark.errors import ConfigError, LakeError, SourceError
 from crm_spark.lake import Lake, Publication, PublishedLake
 from crm_spark.marts.tables import MART_CUSTOMER_360, MART_MODEL_QUALITY
 from crm_spark.progress import RunProgress
@@ -31,13 +32,13 @@ SMALLER = ("segments.starts=1", "segments.cluster_counts=[2, 3]", "features.wind
 
 
 def refreshed(
-    spark: SparkSession, conf: Path, lake: Path, run_at: datetime = RUN_AT, **stages: str
+    spark: SparkSession, conf: Path, lake: Path, run_at: datetime = RUN_AT, **options: Any
 ) -> tuple[Refreshed, list[str]]:
     """What a refresh came to, and the lines that its log shows."""
     log = io.StringIO()
     config = load_config(conf, SMALLER, lake=str(lake))
     with RunProgress(Console(file=log, width=200)) as progress:
-        done = refresh(spark, config, run_at, progress, **stages)
+        done = refresh(spark, config, run_at, progress, **options)
     return done, log.getvalue().splitlines()
 
 
@@ -57,7 +58,7 @@ def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPath
     assert taken_up.is_new
     assert [line.split(":")[0] for line in log] == list(STAGES)
     assert "sources: 0 tables written, 1 unchanged" in log[0]
-    assert "cleaning: 0 tables written, 4 unchanged" in log[1]
+    assert "cleaning: 0 tables written, 5 unchanged" in log[1]
     assert "facts: 0 tables written, 6 unchanged" in log[2]
     assert "features: 0 tables written, 1 unchanged" in log[3]
     assert "models: 9 tables written, 0 unchanged" in log[4]
@@ -115,6 +116,27 @@ def test_the_same_run_again_builds_nothing(spark: SparkSession, shop: Path, lake
     again, log = refreshed(spark, shop, lake_path, LATER)
     assert not again.is_new
     assert all(": 0 tables written" in line for line in log)
+
+
+def test_a_required_source_without_rows_of_the_last_day_stops_publishing_unless_that_is_allowed(
+    spark: SparkSession, shop: Path, lake_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "required.toml"
+    conf.write_text(shop.read_text().replace('format = "csv"', 'format = "csv"\nrequired = true'))
+    fresh, _ = refreshed(spark, conf, lake_path, LATER)
+    assert not fresh.is_new
+
+    conf.write_text(conf.read_text().replace("as_of = 2025-10-01", "as_of = 2025-10-29"))
+    missing = "sources.shop: found newest rows of 2025-10-27, expected some of 2025-10-28, the day before as_of; --al"
+    with pytest.raises(SourceError, match=missing):
+        refreshed(spark, conf, lake_path, LATER)
+    # What is not published may be old.
+    refreshed(spark, conf, lake_path, LATER, last_stage="cleaning")
+    published: list[Publication] = []
+    monkeypatch.setattr("crm_spark.refresh.STAGES", {name: STAGES[name] for name in ("sources", "cleaning")})
+    monkeypatch.setattr(Lake, "publish", lambda self, publication: published.append(publication))
+    refreshed(spark, conf, lake_path, LATER, last_stage="cleaning", allow_stale=True)
+    assert len(published) == 1
 
 
 def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:

@@ -204,12 +204,23 @@ def data_quality(**changes: Any) -> pd.DataFrame:
         "superseded_count": 2,
         "deletion_count": 1,
         "reasons": [{"reason": "amount_missing", "row_count": 20}, {"reason": "my_own_check", "row_count": 7}],
-    }
+        "late_count": 3,
+        "first_happened_at": datetime(2017, 1, 1, tzinfo=UTC),
+        "last_happened_at": datetime(2017, 12, 30, 23, 59, tzinfo=UTC),
+        "freshness_hours": 2,
+        "warnings": [
+            {"rule": "my_own_rule", "row_count": 5}, {"rule": "product_id_not_in_products", "row_count": 1200},
+        ],
+        "drift": [{"column": "amount", "moved_share": 0.25}, {"column": "channel", "moved_share": 0.19}],
+    }  # fmt: skip
     return frame_of(
         MART_DATA_QUALITY,
-        ("households", "customers", "a" * 64, "demographics.parquet", None, 801, 801, 0, 0, 0, 0, []),
+        (
+            "households", "customers", "a" * 64, "demographics.parquet", None, 801, 801, 0, 0, 0, 0, [],
+            0, None, None, None, [], [],
+        ),
         tuple((transactions | changes).values()),
-    )
+    )  # fmt: skip
 
 
 def empty(mart: Table) -> pd.DataFrame:
@@ -389,6 +400,19 @@ def test_the_most_frequent_reason_comes_first():
     reasons = [{"reason": "order_id_missing", "row_count": 3}, {"reason": "amount_missing", "row_count": 25}]
     shown = section(a_report(data_quality=data_quality(reasons=reasons)), "data")
     assert shown.tables[0].rows[1][-1].text == "amount missing: 25; order missing: 3"
+
+
+def test_late_rows_warnings_and_drift_stand_in_a_table_of_their_own():
+    shown = section(a_report(), "data")
+    (notices,) = shown.tables[1:]
+    assert [[cell.text for cell in row] for row in notices.rows] == [
+        [
+            "transactions.parquet", "Orders", "30 December 2017", "3",
+            "my_own_rule: 5; product not in the product table: 1,200; amount is distributed differently: 25.0%",
+        ],
+    ]  # fmt: skip
+    nothing = data_quality(late_count=0, warnings=[], drift=[{"column": "amount", "moved_share": 0.1}])
+    assert len(section(a_report(data_quality=nothing), "data").tables) == 1
 
 
 def test_a_damaged_file_is_called_so():

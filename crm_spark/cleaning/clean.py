@@ -9,6 +9,8 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.judging import judge_rows
+from crm_spark.cleaning.profile import profile_batches
+from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.settling import (
     Standing,
     add_content,
@@ -18,7 +20,7 @@ from crm_spark.cleaning.settling import (
     standing_versions,
     survey_keys,
 )
-from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.sources.landing import LandedFile
 from crm_spark.sources.reading import SourceFiles, read_landed
 from crm_spark.tables import Table, conform, declared_rows, local_rows
@@ -34,7 +36,7 @@ class Cleaned:
     `accepted` are rows for the clean table, in place of those that stand there with their keys. `removed` are keys
     whose row there goes; None: no new row has a key that stands there. `rejected` are rows to add to the quarantine.
     `withheld` are all withheld keys of the entity. `left_out` are rows by file that count as duplicates, superseded or
-    deletions; less than 0 for a deletion that stood and does so no more.
+    deletions; less than 0 for a deletion that stood and does so no more. `profiles` tell of the new files.
     """
 
     accepted: DataFrame
@@ -42,6 +44,7 @@ class Cleaned:
     rejected: DataFrame
     withheld: DataFrame
     left_out: DataFrame
+    profiles: DataFrame
 
 
 def clean_entity(
@@ -50,7 +53,7 @@ def clean_entity(
     inputs: Sequence[SourceFiles],
     new: Sequence[SourceFiles],
     lake_uri: str,
-    currency: str,
+    rules: SiteRules,
     standing: Standing | None = None,
 ) -> Cleaned:
     """Judge the rows of the new files among an entity's inputs, and settle them against what `standing` has.
@@ -65,7 +68,7 @@ def clean_entity(
     table = CLEAN[entity]
 
     def judge(files: SourceFiles) -> DataFrame:
-        return judge_rows(read_landed(spark, files, lake_uri), files, table, currency)
+        return judge_rows(read_landed(spark, files, lake_uri), files, table, rules)
 
     nothing = Cleaned(
         accepted=declared_rows(spark, table, []),
@@ -73,6 +76,7 @@ def clean_entity(
         rejected=declared_rows(spark, REJECTED[entity], []),
         withheld=standing.withheld if standing else declared_rows(spark, WITHHELD_KEYS, []),
         left_out=local_rows(spark, _LEFT_OUT, []),
+        profiles=declared_rows(spark, BATCH_PROFILES, []),
     )
     if not any(files.files for files in new):
         return nothing
@@ -82,11 +86,13 @@ def clean_entity(
     good = judged.where("is_good")
     survey = survey_keys(judged, table, standing)
     bad = judged.where("NOT is_good").select(*_OF_REJECTED)
+    profiles = profile_batches(good, entity, table, rules)
     if survey.contested is None:
         return replace(
             nothing,
             accepted=conform(good.select(*table.column_names), table),
             rejected=_build_rejected(bad, REJECTED[entity]) if survey.has_bad else nothing.rejected,
+            profiles=profiles,
         )
     key = list(table.key)
     versions = good.join(survey.contested, key, "left_semi").withColumn("stands_as", F.lit(None).cast("string"))
@@ -109,6 +115,7 @@ def clean_entity(
             WITHHELD_KEYS,
         ),
         left_out=_count_left_out(settled),
+        profiles=profiles,
     )
 
 

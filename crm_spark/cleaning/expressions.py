@@ -82,11 +82,11 @@ class _Lenient(Spark):
         }
 
 
-def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
-    """The SQL of a mapping expression over a file's `columns`; `where` names it in errors.
+def parse_expression(text: str, columns: Iterable[str], where: str, whose: str = "the file's") -> str:
+    """The SQL of a mapping expression over `columns`; `where` and `whose` name it and them in errors.
 
     Raises:
-        ConfigError: if the text cannot be parsed, names a column that the file lacks, or uses anything that is
+        ConfigError: if the text cannot be parsed, names a column that is not there, or uses anything that is
             not on the list.
     """
     try:
@@ -96,7 +96,7 @@ def parse_expression(text: str, columns: Iterable[str], where: str) -> str:
     known = {column.lower(): column for column in columns}
     for node in tree.walk():
         if isinstance(node, exp.Column):
-            _resolve_column(node, known, where)
+            _resolve_column(node, known, where, whose)
         elif isinstance(node, exp.Anonymous):
             if node.name.lower() not in _NAMED_FUNCTIONS:
                 raise _not_allowed(where, node.name.lower())
@@ -120,13 +120,13 @@ def _parse(text: str) -> exp.Condition:
     return sqlglot.parse_one(text, read=_Lenient, into=exp.Condition)
 
 
-def _resolve_column(column: exp.Column, known: dict[str, str], where: str) -> None:
+def _resolve_column(column: exp.Column, known: dict[str, str], where: str, whose: str) -> None:
     """Quote a column by the name the file gives it."""
     found = None if column.table else known.get(column.name.lower())
     if found is None:
         listed = ", ".join(sorted(known.values()))
         hint = " (only one: is the delimiter right?)" if len(known) == 1 else ""
-        raise ConfigError(f"{where}: found column {column.sql()!r}, expected one of the file's: {listed}{hint}")
+        raise ConfigError(f"{where}: found column {column.sql()!r}, expected one of {whose}: {listed}{hint}")
     column.set("this", exp.to_identifier(found, quoted=True))
 
 

@@ -10,6 +10,8 @@ from pyspark.sql import functions as F
 
 from crm_spark.checks import broken_names, is_broken
 from crm_spark.cleaning.expressions import columns_of, parse_expression
+from crm_spark.cleaning.rules import SiteRules
+from crm_spark.cleaning.tables import OWN_COLUMNS
 from crm_spark.config import Source
 from crm_spark.errors import ConfigError
 from crm_spark.lake import quoted
@@ -20,15 +22,16 @@ _SEQUENCE = "decimal(38,6)"
 _DAY = r"^\s*[+-]?\d+-\d+-\d"
 # What is said of a row beside the entity's columns.
 JUDGEMENT = ("ingested_at", "is_deletion", "is_good", "reasons", "row_text")
-# Columns that cleaning fills, whatever a source says.
-_OWN = frozenset({"sequence_no", "source", "batch_id"})
 
 
-def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) -> DataFrame:
+def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, rules: SiteRules) -> DataFrame:
     """The canonical columns of every row, when it came, whether it is a deletion, whether it is good or why not.
 
     These are `ingested_at`, `is_deletion`, `is_good` and `reasons`; `row_text` is the row as it came. A deletion needs
     only its key and its place among versions.
+
+    Raises:
+        ConfigError: if the mapping is not possible over the file's columns, or a site's rule has a name that is taken.
     """
     name, source, file_columns = files.name, files.source, list(files.known)
     mapped = _parse_mapping(name, source, file_columns, table)
@@ -44,7 +47,7 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
     ingested_at = F.col("_ingested_at")
     defaults = {
         "known_at": ingested_at,
-        "currency": F.lit(currency),
+        "currency": F.lit(rules.currency),
         "sequence_no": _sequence_no(raw, name, source, file_columns),
         "source": F.lit(name),
         "batch_id": F.col("_batch_id"),
@@ -80,12 +83,16 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, currency: str) 
         if not column.nullable:
             broken[f"{column.name}_missing"] = raw_value.isNull()
     if "currency" in table.column_names:
-        of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(currency)
+        of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(rules.currency)
     of_content |= {check.name: is_broken(check) for check in table.checks}
+    for check in rules.reject:
+        if check.name in {*of_text, *of_row, *of_content}:
+            raise ConfigError(f"rules.{check.name}: found a name that a rule of {table.name} has, expected another")
+        of_content[check.name] = is_broken(check)
     of_row |= {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
     # What cannot be split into fields has no values to judge.
-    rules = of_text | {rule: is_broken_ & ~F.col("is_corrupt") for rule, is_broken_ in of_row.items()}
-    judged = typed.withColumns({"is_good": ~reduce(or_, rules.values()), "reasons": broken_names(rules)})
+    broken_rules = of_text | {rule: is_broken_ & ~F.col("is_corrupt") for rule, is_broken_ in of_row.items()}
+    judged = typed.withColumns({"is_good": ~reduce(or_, broken_rules.values()), "reasons": broken_names(broken_rules)})
     return judged.select(*table.column_names, *JUDGEMENT)
 
 
@@ -164,14 +171,14 @@ def _is_deletion(raw: DataFrame, name: str, source: Source, file_columns: Sequen
 
 
 def _parse_mapping(name: str, source: Source, file_columns: Sequence[str], table: Table) -> dict[str, SparkColumn]:
-    mappable = [column for column in table.column_names if column not in _OWN]
+    mappable = [column for column in table.column_names if column not in OWN_COLUMNS]
     unknown = sorted(set(source.columns) - set(mappable))
     if unknown:
         raise ConfigError(
             f"sources.{name}.columns.{unknown[0]}: found an unknown column of {source.entity}, expected one of: "
             + ", ".join(mappable)
         )
-    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *_OWN}]
+    missing = [c.name for c in table.columns if not c.nullable and c.name not in {*source.columns, *OWN_COLUMNS}]
     if source.key_from_content:
         missing = [column for column in missing if column not in table.key]
     if missing:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.cleaning.expressions import columns_of
 from crm_spark.cleaning.judging import judge_rows
+from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.config import Source
 from crm_spark.lake import quoted
@@ -67,7 +68,7 @@ class Preview:
     rejections: Sequence[Rejection]
 
 
-def preview_source(spark: SparkSession, name: str, source: Source, currency: str) -> Preview:
+def preview_source(spark: SparkSession, name: str, source: Source, rules: SiteRules) -> Preview:
     """Read a sample and judge it, as a refresh would.
 
     Raises:
@@ -86,7 +87,7 @@ def preview_source(spark: SparkSession, name: str, source: Source, currency: str
         raw = read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS).persist()
         with_batch = raw.withColumn("_batch_id", F.lit(file_name))
         table = CLEAN[source.entity]
-        judged = judge_rows(with_batch, SourceFiles(name, source, [], columns), table, currency).persist()
+        judged = judge_rows(with_batch, SourceFiles(name, source, [], columns), table, rules).persist()
         good = judged.where("is_good")
         return Preview(
             source=name,

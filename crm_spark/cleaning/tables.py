@@ -5,6 +5,9 @@ from crm_spark.tables import Column, Table
 
 MONEY = "decimal(18,4)"
 
+# Columns that cleaning fills, whatever a source says.
+OWN_COLUMNS = frozenset({"sequence_no", "source", "batch_id"})
+
 _SOURCE = Column("source", "string", "The source that the row came from.", volatile=True)
 _BATCH = Column("batch_id", "string", "The file that the row came in (see `ingest_ledger`).", volatile=True)
 _SEQUENCE_NO = Column(
@@ -327,4 +330,61 @@ CLEANING_ACCOUNT = Table(
     ),
 )
 
-TABLES = (*CLEAN.values(), *REJECTED.values(), WITHHELD_KEYS, CLEANING_ACCOUNT)
+# Of events: when they happened.
+HAPPENED_AT = {
+    "orders": "ordered_at",
+    "contacts": "sent_at",
+    "responses": "responded_at",
+    "service_events": "started_at",
+    "feedback": "given_at",
+    "visits": "occurred_at",
+}
+
+# The columns by which files of an entity are compared: none that names somebody or something.
+PROFILED: dict[str, tuple[str, ...]] = {
+    "customers": ("region",),
+    "customer_contacts": (),
+    "orders": ("channel", "quantity", "amount", "discount_amount"),
+    "service_events": ("kind", "channel", "duration_seconds", "is_resolved"),
+    "feedback": ("rating", "channel"),
+    "visits": ("action",),
+    "campaigns": ("kind", "channel"),
+    "contacts": ("channel",),
+    "responses": ("kind",),
+    "products": ("department", "brand"),
+}
+
+# Columns that name a row of another entity.
+REFERENCES = {
+    "orders": {"customer_id": "customers", "product_id": "products", "returned_order_id": "orders"},
+    "service_events": {"customer_id": "customers"},
+    "feedback": {"customer_id": "customers", "product_id": "products"},
+    "visits": {"customer_id": "customers", "product_id": "products"},
+    "contacts": {"customer_id": "customers", "campaign_id": "campaigns"},
+    "responses": {"customer_id": "customers", "campaign_id": "campaigns"},
+}
+
+BATCH_PROFILES = Table(
+    name="batch_profiles",
+    comment="One row per file with a good row: what its good rows say as they came.",
+    key=("source", "batch_id"),
+    columns=(
+        Column("source", "string", "The source's name in the configuration."),
+        Column("entity", "string", "The entity that the source feeds."),
+        Column("batch_id", "string", "The file (see `ingest_ledger`)."),
+        Column("good_count", "bigint", "Good rows, deletions left out, whatever became of them."),
+        Column("late_count", "bigint", "Those known more than `arrival_hours` after they happened."),
+        Column(
+            "first_happened_at", "timestamp", "The earliest event (UTC); NULL: it tells of no events.", nullable=True
+        ),
+        Column("last_happened_at", "timestamp", "The latest event (UTC); NULL: it tells of no events.", nullable=True),
+        Column("warnings", "array<struct<rule:string,row_count:bigint>>", "Good rows that break a rule that warns."),
+        Column(
+            "values",
+            "array<struct<column:string,value:string,row_count:bigint>>",
+            "How often key columns have which values, the 50 most frequent; numbers by their first digit.",
+        ),
+    ),
+)
+
+TABLES = (*CLEAN.values(), *REJECTED.values(), WITHHELD_KEYS, BATCH_PROFILES, CLEANING_ACCOUNT)

@@ -1,14 +1,18 @@
 """Marts about the business's flow and the data's health."""
 
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.tables import AMOUNT
 from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS
 from crm_spark.tables import conform
+
+_BATCH = ["source", "batch_id"]
 
 
 def build_department_weeks(lines: DataFrame, as_of: date, known_until: datetime) -> DataFrame:
@@ -28,16 +32,88 @@ def build_department_weeks(lines: DataFrame, as_of: date, known_until: datetime)
     return conform(weeks.select(*MART_DEPARTMENT_WEEKS.column_names), MART_DEPARTMENT_WEEKS)
 
 
-def build_data_quality(account: DataFrame, *rejected: DataFrame) -> DataFrame:
-    """Rows: one per file, with the rejected rows counted by each of their reasons."""
+def build_data_quality(
+    account: DataFrame, ledger: DataFrame, profiles: DataFrame, missing: DataFrame, rejected: Sequence[DataFrame]
+) -> DataFrame:
+    """Rows: one per file, with the rejected rows counted by each of their reasons; for `missing` see count_missing."""
     reasons = (
-        reduce(DataFrame.unionByName, (rows.select("source", "batch_id", "reasons", "row_count") for rows in rejected))
-        .select("source", "batch_id", F.explode("reasons").alias("reason"), "row_count")
-        .groupBy("source", "batch_id", "reason")
+        reduce(DataFrame.unionByName, (rows.select(*_BATCH, "reasons", "row_count") for rows in rejected))
+        .select(*_BATCH, F.explode("reasons").alias("reason"), "row_count")
+        .groupBy(*_BATCH, "reason")
         .agg(F.sum("row_count").alias("row_count"))
-        .groupBy("source", "batch_id")
+        .groupBy(*_BATCH)
         .agg(F.array_sort(F.collect_list(F.struct("reason", "row_count"))).alias("reasons"))
     )
-    none = F.array().cast("array<struct<reason:string,row_count:bigint>>")
-    joined = account.join(reasons, ["source", "batch_id"], "left").withColumn("reasons", F.coalesce("reasons", none))
-    return conform(joined.select(*MART_DATA_QUALITY.column_names), MART_DATA_QUALITY)
+    warnings = (
+        profiles.select(*_BATCH, F.inline("warnings"))
+        .unionByName(missing)
+        .groupBy(*_BATCH)
+        .agg(F.array_sort(F.collect_list(F.struct("rule", "row_count"))).alias("warnings"))
+    )
+    files = (
+        account.join(ledger.select(*_BATCH, "ingested_at"), _BATCH, "left")
+        .join(profiles.drop("entity", "warnings", "values"), _BATCH, "left")
+        .join(reasons, _BATCH, "left")
+        .join(warnings, _BATCH, "left")
+        .join(_measure_drift(profiles, ledger), _BATCH, "left")
+    )
+    waited_seconds = F.unix_seconds("ingested_at") - F.unix_seconds("last_happened_at")
+    types = {column.name: column.type for column in MART_DATA_QUALITY.columns}
+    lists = {name: F.coalesce(name, F.array().cast(types[name])) for name in ("reasons", "warnings", "drift")}
+    filled = files.na.fill(0, ["late_count"]).withColumns(
+        lists | {"freshness_hours": F.floor(waited_seconds / 3600).cast("bigint")}
+    )
+    return conform(filled.select(*MART_DATA_QUALITY.column_names), MART_DATA_QUALITY)
+
+
+def count_missing(references: Mapping[str, str], entity: DataFrame, named: Mapping[str, DataFrame]) -> DataFrame:
+    """Rows: one per file and reference of an entity that no row of the entity it names has (batch, rule, row_count).
+
+    `references` are columns and the entities they name; `named` are those entities' clean rows.
+    """
+    counts = []
+    for column, target in references.items():
+        there = named[target].select(F.col(CLEAN[target].key[0]).alias(column)).distinct()
+        counts.append(
+            entity.where(F.col(column).isNotNull())
+            .groupBy(*_BATCH, column)
+            .agg(F.count("*").alias("row_count"))
+            .join(there, column, "left_anti")
+            .groupBy(*_BATCH)
+            .agg(F.sum("row_count").alias("row_count"))
+            .withColumn("rule", F.lit(f"{column}_not_in_{target}"))
+        )
+    return reduce(DataFrame.unionByName, counts)
+
+
+def _measure_drift(profiles: DataFrame, ledger: DataFrame) -> DataFrame:
+    """Rows: one per file that has others of its source before it: how its columns' values differ from theirs.
+
+    It is half the sum of differences between the shares of each value (total variation distance). The sums are of
+    whole numbers, so that they are exact; one division comes last.
+    """
+    counted = profiles.join(ledger.select(*_BATCH, "ingested_at", "file_name"), _BATCH).select(
+        *_BATCH, "ingested_at", "file_name", F.inline("values")
+    )
+    files = counted.groupBy(*_BATCH, "ingested_at", "file_name", "column").agg(F.sum("row_count").alias("file_count"))
+    values = counted.select("source", "column", "value").distinct()
+    counts = counted.select(*_BATCH, "column", "value", "row_count")
+    grid = files.join(values, ["source", "column"]).join(counts, [*_BATCH, "column", "value"], "left")
+    in_order = Window.partitionBy("source", "column", "value").orderBy("ingested_at", "file_name", "batch_id")
+    before = in_order.rowsBetween(Window.unboundedPreceding, -1)
+    exact = "decimal(38,0)"
+    grid = (
+        grid.na.fill(0, ["row_count"])
+        .withColumn("value_before_count", F.sum("row_count").over(before).cast(exact))
+        .withColumn("before_count", F.sum("file_count").over(before).cast(exact))
+        .where("before_count > 0")
+    )
+    moved = F.abs(F.col("row_count") * F.col("before_count") - F.col("value_before_count") * F.col("file_count"))
+    distance = F.sum("moved") / (2 * F.first("file_count") * F.first("before_count"))
+    return (
+        grid.withColumn("moved", moved.cast(exact))
+        .groupBy(*_BATCH, "column")
+        .agg(distance.cast("decimal(9,6)").alias("moved_share"))
+        .groupBy(*_BATCH)
+        .agg(F.array_sort(F.collect_list(F.struct("column", "moved_share"))).alias("drift"))
+    )

@@ -175,6 +175,28 @@ MART_DATA_QUALITY = Table(
             "array<struct<reason:string,row_count:bigint>>",
             "Rejected rows by reason; a row may have several.",
         ),
+        Column("late_count", "bigint", "Good rows known more than `arrival_hours` after they happened."),
+        Column("first_happened_at", "timestamp", "The earliest event that a good row tells of (UTC).", nullable=True),
+        Column("last_happened_at", "timestamp", "The latest event that a good row tells of (UTC).", nullable=True),
+        Column(
+            "freshness_hours",
+            "bigint",
+            "Full hours from its latest event to when the file was taken in.",
+            nullable=True,
+            volatile=True,
+        ),
+        Column(
+            "warnings",
+            "array<struct<rule:string,row_count:bigint>>",
+            "Good rows that break a rule that warns, and accepted rows that name something that no clean row is about "
+            "(`product_id_not_in_products`, say).",
+        ),
+        Column(
+            "drift",
+            "array<struct<column:string,moved_share:decimal(9,6)>>",
+            "By key column: the share of rows that would need another value for the file to be like all files of its "
+            "source before it; numbers are compared by their first digit. None for the first file.",
+        ),
     ),
 )
 

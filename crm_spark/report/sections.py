@@ -15,6 +15,10 @@ CHURN = "churn"
 _QUALITY_METRICS = ("auc", "average_precision", "accuracy", "top_decile_lift")
 
 
+# A file in which so many rows would need another value to be like those before it is told of.
+_DRIFT_SHOWN = 0.2
+
+
 @dataclass(frozen=True)
 class Cell:
     """A table's cell. `share` (0 to 1) draws a small bar beside the text."""
@@ -319,9 +323,37 @@ def _data_quality(data: ReportData, texts: Texts) -> Section:
     share = texts.share(_ratio(rejected, read))
     finding = texts.text("data.finding", read=texts.number(read), rejected=texts.number(rejected), share=share)
     note = "" if rejected else texts.text("data.no_rejected", read=texts.number(read))
-    return _section(
-        "data", texts, finding=finding if rejected else "", note=note, tables=(Table(headers, tuple(body)),)
+    tables = (Table(headers, tuple(body)), *_notices(files, texts))
+    return _section("data", texts, finding=finding if rejected else "", note=note, tables=tables)
+
+
+def _notices(files: pd.DataFrame, texts: Texts) -> list[Table]:
+    """What is worth a look in files whose rows count: rows that came late, warnings, and values unlike before."""
+    rows = []
+    for _, row in files.sort_values(["entity", "file_name", "source", "batch_id"]).iterrows():
+        broken = {warning["rule"]: texts.number(warning["row_count"]) for warning in row["warnings"]}
+        moved = {
+            texts.text("data.drift", column=drift["column"]): texts.share(float(drift["moved_share"]))
+            for drift in row["drift"]
+            if drift["moved_share"] >= _DRIFT_SHOWN
+        }
+        notices = [f"{texts.name('warnings', name)}: {count}" for name, count in (broken | moved).items()]
+        if notices or row["late_count"]:
+            last = row["last_happened_at"]
+            rows.append(
+                (
+                    Cell(row["file_name"], is_number=False),
+                    Cell(texts.name("entities", row["entity"]), is_number=False),
+                    Cell(texts.text("missing") if pd.isna(last) else texts.day(last.date()), is_number=False),
+                    Cell(texts.number(row["late_count"])),
+                    Cell(texts.text("data.reason_separator").join(notices), is_number=False),
+                )
+            )
+    headers = (
+        *_headers(texts, "file_name", "entity", "last_happened_at", numbers=("late_count",)),
+        Cell(texts.text("columns.warnings"), is_number=False),
     )
+    return [Table(headers, tuple(rows), texts.text("data.notices"))] if rows else []
 
 
 def _reasons_text(reasons: Any, fault: str | None, texts: Texts) -> str:

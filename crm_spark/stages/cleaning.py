@@ -1,21 +1,27 @@
 """The cleaning stage: new files are cleaned and added to what stands; where a mapping or rule changed, all are."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from functools import cache, partial, reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
+from crm_spark.cleaning.rules import site_rules
 from crm_spark.cleaning.settling import Standing
-from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.errors import SourceError
 from crm_spark.lake import Pin
 from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, read_landed_files
 from crm_spark.sources.reading import SourceFiles, count_landed, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import Table
+
+# Settings that do not change what becomes of a row, such as where its file came from.
+_OF_NO_ROW = {"path", "package", "other_columns", "leave_out", "required"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,17 @@ def refresh_cleaning(run: Run) -> None:
     run.update(WITHHELD_KEYS, lambda: _union([entity.cleaned().withheld for entity in entities]), given=made_of)
     stored = [*(CLEAN[entity.name] for entity in entities), *(REJECTED[entity.name] for entity in entities)]
     added_to = [entity.name for entity in entities if entity.base]
+    profiled = run.completed.get(BATCH_PROFILES.name)
+    run.update(
+        BATCH_PROFILES,
+        lambda: _union(
+            [
+                *(entity.cleaned().profiles for entity in entities),
+                *([lake.read(profiled).where(F.col("entity").isin(added_to))] if profiled and added_to else []),
+            ]
+        ),
+        given=made_of,
+    )
 
     def build_account() -> DataFrame:
         return build_cleaning_account(
@@ -78,10 +95,31 @@ def refresh_cleaning(run: Run) -> None:
             CLEANING_ACCOUNT,
             build_account(),
             fingerprint,
-            beside=[run.pins[table.name] for table in (*stored, WITHHELD_KEYS)],
+            beside=[run.pins[table.name] for table in (*stored, WITHHELD_KEYS, BATCH_PROFILES)],
         ),
     )
     lake.spark.catalog.clearCache()  # what cleaning noted of keys and versions
+    if not run.allow_stale:
+        _check_freshness(run)
+
+
+def _check_freshness(run: Run) -> None:
+    """See that required sources have rows of the last day.
+
+    Raises:
+        SourceError: if one has none.
+    """
+    last_day = run.as_of - timedelta(days=1)
+    newest = run.read(BATCH_PROFILES).groupBy("source").agg(F.max("last_happened_at")).collect()
+    newest_on_by_source = {name: at.astimezone(run.config.zone()).date() for name, at in newest if at}
+    for name, source in run.config.sources.items():
+        newest_on = newest_on_by_source.get(name)
+        if source.required and (newest_on is None or newest_on < last_day):
+            found = f"newest rows of {newest_on}" if newest_on else "no rows"
+            raise SourceError(
+                f"sources.{name}: found {found}, expected some of {last_day}, the day before as_of; "
+                "--allow-stale publishes all the same"
+            )
 
 
 def _plan_entity(
@@ -93,14 +131,11 @@ def _plan_entity(
 ) -> _Entity:
     """Find the versions that were made by the same rules from some of the files."""
     config, lake = run.config, run.lake
-    # Where a file came from does not change what becomes of its rows.
-    mapping = {
-        files.name: files.source.model_dump(mode="json", exclude={"path", "package", "other_columns", "leave_out"})
-        for files in inputs
-    }
+    rules = site_rules(config, name)
+    mapping = {files.name: files.source.model_dump(mode="json", exclude=_OF_NO_ROW) for files in inputs}
 
     def made_of(files: Sequence[LandedFile]) -> object:
-        return [config.currency, mapping, [(file.source, file.batch_id, file.fault) for file in files]]
+        return [asdict(rules), mapping, [(file.source, file.batch_id, file.fault) for file in files]]
 
     files = [file for file in landed if file.entity == name]
     done = [file for file in files if file in accounted]
@@ -111,7 +146,7 @@ def _plan_entity(
         if (pin := run.completed.get(table.name)) and pin.fingerprint == run.fingerprint(table, [], made_of(done))
     }
     withheld = run.completed.get(WITHHELD_KEYS.name)
-    if len(base) < len(stored) or withheld is None:
+    if len(base) < len(stored) or withheld is None or BATCH_PROFILES.name not in run.completed:
         base = {}
     new = [files.but(set(done) if base else set()) for files in inputs]
 
@@ -121,7 +156,7 @@ def _plan_entity(
         if base and withheld is not None:
             of_entity = lake.read(withheld).where(F.col("entity") == name)
             standing = Standing(lake.read(base[CLEAN[name].name]), of_entity)
-        return clean_entity(lake.spark, name, inputs, new, lake.uri, config.currency, standing)
+        return clean_entity(lake.spark, name, inputs, new, lake.uri, rules, standing)
 
     return _Entity(name, new, base, made_of(files), cleaned)
 

@@ -1,10 +1,11 @@
 """The marts stage: what analysts read."""
 
-from functools import partial
+from functools import partial, reduce
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from crm_spark.cleaning.tables import CLEANING_ACCOUNT, REJECTED
+from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REFERENCES, REJECTED
 from crm_spark.facts.tables import FACT_ORDER_LINES
 from crm_spark.features.tables import feature_customers
 from crm_spark.marts.customers import (
@@ -14,7 +15,7 @@ from crm_spark.marts.customers import (
     build_segment_profiles,
 )
 from crm_spark.marts.models import build_model_deciles, build_model_quality, build_model_rules
-from crm_spark.marts.operations import build_data_quality, build_department_weeks
+from crm_spark.marts.operations import build_data_quality, build_department_weeks, count_missing
 from crm_spark.marts.tables import (
     MART_CUSTOMER_360,
     MART_DATA_QUALITY,
@@ -28,6 +29,8 @@ from crm_spark.marts.tables import (
 )
 from crm_spark.models.tables import MODEL_REGISTRY, MODEL_RULES, MODEL_SCORES, SCORE_RFM, SEGMENT_CUSTOMERS
 from crm_spark.run import Run
+from crm_spark.sources.tables import INGEST_LEDGER
+from crm_spark.tables import local_rows
 
 
 def refresh_marts(run: Run) -> None:
@@ -52,7 +55,7 @@ def refresh_marts(run: Run) -> None:
             [FACT_ORDER_LINES],
             [run.as_of, run.known_until],
         ),
-        lambda: run.update(MART_DATA_QUALITY, build_data_quality, [CLEANING_ACCOUNT, *REJECTED.values()]),
+        lambda: _update_data_quality(run),
     )
     run.side_by_side(
         lambda: run.update(
@@ -64,3 +67,21 @@ def refresh_marts(run: Run) -> None:
         lambda: run.update(MART_RFM_CELLS, build_rfm_cells, [MART_CUSTOMER_360]),
         lambda: run.update(MART_DEMOGRAPHICS, build_demographics, [MART_CUSTOMER_360]),
     )
+
+
+def _update_data_quality(run: Run) -> None:
+    def build(account: DataFrame, ledger: DataFrame, profiles: DataFrame, *tables: DataFrame) -> DataFrame:
+        clean = dict(zip(CLEAN, tables, strict=False))
+        # Where an entity has no source, nothing is missing from it.
+        references = {
+            entity: {column: target for column, target in columns.items() if CLEAN[target].name not in run.absent}
+            for entity, columns in REFERENCES.items()
+        }
+        missing = [count_missing(columns, clean[entity], clean) for entity, columns in references.items() if columns]
+        none = local_rows(run.lake.spark, "source string, batch_id string, row_count bigint, rule string", [])
+        return build_data_quality(
+            account, ledger, profiles, reduce(DataFrame.unionByName, missing, none), tables[len(CLEAN) :]
+        )
+
+    reads = [CLEANING_ACCOUNT, INGEST_LEDGER, BATCH_PROFILES, *CLEAN.values(), *REJECTED.values()]
+    run.update(MART_DATA_QUALITY, build, reads)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
 from crm_spark.cleaning.judging import check_mapping, mapped_columns
+from crm_spark.cleaning.rules import check_rules
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
@@ -21,6 +22,7 @@ def refresh_sources(run: Run) -> None:
         landed = land_sources(sources, run.lake.uri, known, run.run_at)
         # A file that stops the run is not in the ledger yet: it can be mended or taken away.
         mapped = {name: mapped_columns(source) for name, source in sources.items()}
+        check_rules(run.lake.spark, run.config)
         described = describe_files(run.lake.spark, sources, mapped, landed, run.lake.uri)
         for files in gather_files(sources, described):
             check_mapping(files, CLEAN[files.source.entity])
