@@ -102,6 +102,34 @@ def check_source(
         raise CrmSparkError(f"{len(faults)} of {len(names)} sources need mending, as told above")
 
 
+@app.command("replay-rejected")
+def replay_rejected(
+    conf: Annotated[Path, typer.Option(help="The data set's configuration, mended.", metavar="FILE")],
+    lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
+    settings: SettingsOption = None,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Run rejected rows again after a mapping or a rule was mended, and tell what became of them; then run refresh."""
+    from crm_spark.progress import RunProgress
+    from crm_spark.replay import replay_rejected as replay
+
+    config = load_config(conf, settings or (), lake=lake)
+    with _session(properties_file) as spark, RunProgress() as progress:
+        replayed = replay(spark, config, datetime.now(UTC), progress)
+    if not replayed.rows:
+        _say("No row was run again: no mapping or rule of an entity with rejected rows has changed.")
+        return
+    shown = RichTable("entity", "rejected for", "rows before", "released", "added", title="Quarantine", **_LEFT)
+    for rows in replayed.rows:
+        counts = (rows.before_count, rows.released_count, rows.added_count)
+        shown.add_row(rows.entity, ", ".join(rows.reasons), *map(str, counts))
+    Console().print(shown)
+    for entity, outcomes in replayed.outcomes.items():
+        changes = ", ".join(f"{outcome} {change:+}" for outcome, change in outcomes.items() if change)
+        _say(f"{entity}: {changes or 'nothing else changed'}")
+    _say("Nothing is published yet: crm-spark refresh does that.")
+
+
 @app.command()
 def report(
     lake: LakeOption = "lake",

@@ -1,0 +1,254 @@
+"""Order lines from CSV to clean tables: crm_spark, DuckDB and pandas; and the next batch in a small and a large lake.
+
+Each side is a process of its own. What the sides made is compared row by row before any time is told.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+_NEXT_LINES = 100_000
+_COLUMNS = {
+    "order_id": "receipt",
+    "line_no": "CAST(position AS BIGINT)",
+    "customer_id": "card",
+    "ordered_at": "CAST(sold_at AS TIMESTAMP)",
+    "product_id": "article",
+    "store_id": "store",
+    "channel": "channel",
+    "quantity": "CAST(units AS DECIMAL(18, 4))",
+    "amount": "CAST(paid AS DECIMAL(18, 4))",
+    "discount_amount": "CAST(rebate AS DECIMAL(18, 4))",
+    "returned_order_id": "return_of",
+    "currency": "currency",
+}
+
+
+class Measured(NamedTuple):
+    """Seconds of the work, of the engine's start, and the most memory of all processes of a side."""
+
+    seconds: float
+    start_seconds: float
+    peak_mib: float
+
+
+def main() -> None:
+    """Run all sides, compare, and print a line each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, default=10_000_000, help="about how many order lines")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each side runs; the fastest counts")
+    parser.add_argument("--data", type=Path, help="where generated files are kept, and found again")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        _SIDES[given.side](*given.paths)
+        return
+    with tempfile.TemporaryDirectory(prefix="crm_spark_bench_") as scratch:
+        work = Path(scratch)
+        files = _generated(given.data or work / "data", given.lines)
+        small = work / "small"
+        small.mkdir()
+        for file in files[: max(1, len(files) // 10)]:
+            (small / file.name).symlink_to(file)
+        large = work / "large"
+        large.mkdir()
+        for file in files:
+            (large / file.name).symlink_to(file)
+        _compare_engines(large, work, given.rounds)
+        _compare_lakes(small, large, work)
+
+
+def _generated(folder: Path, lines: int) -> list[Path]:
+    marker = folder / f"{lines}.done"
+    if not marker.exists():
+        _say(f"generating {lines:,} order lines (kept in {folder})")
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-c", "from crm_spark.cli import main; main()", "generate"]
+        options = {
+            "--out": folder / "shop",
+            "--lines": lines,
+            "--customers": max(100, lines // 80),
+            "--days": 365,
+            "--seed": 1,
+            "--dirt": 0,
+        }
+        for option, value in options.items():
+            command += [option, str(value)]
+        subprocess.run(command, check=True)
+        marker.touch()
+    return sorted((folder / "shop" / "orders").glob("*.csv"))
+
+
+def _compare_engines(files: Path, work: Path, rounds: int) -> None:
+    best: dict[str, Measured] = {}
+    for number in range(rounds):
+        for side in _SIDES if number == 0 else ("crm_spark", "duckdb"):
+            out = work / side
+            shutil.rmtree(out, ignore_errors=True)
+            measured = _run(side, files, out)
+            best[side] = min(measured, best.get(side, measured))
+        if number == 0:
+            _say(f"\n{_compare(work):,} rows, equal in crm_spark and DuckDB; none rejected")
+    _say(f"{'side':<12}{'seconds':>9}{'start':>8}{'peak MiB':>10}{'ratio':>8}")
+    for side, measured in best.items():
+        ratio = measured.seconds / best["duckdb"].seconds
+        _say(
+            f"{side:<12}{measured.seconds:>9.1f}{measured.start_seconds:>8.1f}{measured.peak_mib:>10,.0f}{ratio:>8.2f}"
+        )
+    _say(f"crm_spark takes {best['crm_spark'].seconds / best['duckdb'].seconds:.2f} times DuckDB's time")
+
+
+def _compare_lakes(small: Path, large: Path, work: Path) -> None:
+    """The same next batch, after a tenth of the lines and after all of them; its days are later ones."""
+    last = sorted(large.glob("*.csv"))[-1].resolve()
+    with last.open() as lines:
+        header, *rest = lines
+    tail = rest[-_NEXT_LINES:]
+    seconds = {}
+    for name, files in (("small", small), ("large", large)):
+        lake = work / f"lake_{name}"
+        _run("crm_spark", files, lake)
+        # Lines of a year later: new orders with new dates.
+        moved = (line.replace("2025", "2026") for line in tail)
+        (files / "orders_next.csv").write_text(header + "".join(moved))
+        seconds[name] = _run("crm_spark", files, lake)
+        _say(f"next {len(tail):,} lines in the {name} lake: {seconds[name].seconds:.1f} s")
+    ratio = seconds["large"].seconds / seconds["small"].seconds
+    _say(f"the next batch costs {ratio:.2f} times as much in the lake that holds ten times as much")
+
+
+def _run(side: str, files: Path, out: Path) -> Measured:
+    with tempfile.NamedTemporaryFile() as told:
+        command = [sys.executable, __file__, "--side", side, str(files), str(out), told.name]
+        process = subprocess.Popen(command, start_new_session=True)
+        peak_mib, ended = [0.0], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.2):
+                peak_mib[0] = max(peak_mib[0], _memory_mib(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = process.wait()
+        ended.set()
+        watcher.join()
+        if code:
+            sys.exit(f"{side} ended with {code}")
+        seconds, start_seconds = map(float, Path(told.name).read_text().split())
+        return Measured(seconds, start_seconds, peak_mib[0])
+
+
+def _memory_mib(session: int) -> float:
+    pages = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            pages += int(fields[21])
+    return pages * _PAGE_MIB
+
+
+def _compare(work: Path) -> int:
+    """The number of rows, if both sides made the same."""
+    from deltalake import DeltaTable
+
+    clean = DeltaTable(str(work / "crm_spark" / "clean_orders")).file_uris()
+    rejected = DeltaTable(str(work / "crm_spark" / "rejected_orders")).file_uris()
+    names = ", ".join(_COLUMNS)
+    listed = ", ".join(f"'{path}'" for path in clean)
+    without_zone = names.replace("ordered_at", "CAST(ordered_at AS TIMESTAMP) AS ordered_at")
+    ours = f"(SELECT {without_zone} FROM read_parquet([{listed}]))"
+    theirs = f"(SELECT {names} FROM read_parquet('{work}/duckdb/*.parquet'))"
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    hashes = [
+        connection.execute(f"SELECT count(*), sum(hash({names})) FROM {side}").fetchone() for side in (ours, theirs)
+    ]
+    refused = sum(connection.execute(f"SELECT count(*) FROM '{path}'").fetchone()[0] for path in rejected)
+    if hashes[0] != hashes[1] or refused:
+        sys.exit(f"results differ: crm_spark {hashes[0]}, DuckDB {hashes[1]}, rejected {refused}")
+    return int(hashes[0][0])
+
+
+def _by_crm_spark(files: str, out: str, told: str) -> None:
+    from rich.console import Console
+
+    from crm_spark.config import load_config
+    from crm_spark.progress import RunProgress
+    from crm_spark.refresh import refresh
+    from crm_spark.session import build_session
+
+    began = time.monotonic()
+    spark = build_session()
+    started = time.monotonic()
+    conf = Path(f"{out}.toml")
+    settings = (Path(files).resolve() / "orders_0000.csv").resolve().parent.parent / "shop.toml"
+    text = settings.read_text()
+    orders = text[text.index("[sources.orders]") :].partition("\n[sources.service_events]")[0]
+    conf.write_text(f'as_of = 2027-01-01\ncurrency = "EUR"\n{orders}')
+    config = load_config(conf, lake=out)
+    moved = config.model_copy(
+        update={"sources": {"orders": config.sources["orders"].model_copy(update={"path": files})}}
+    )
+    with RunProgress(Console(stderr=True)) as progress:
+        refresh(spark, moved, datetime.now(UTC), progress, last_stage="cleaning")
+    _tell(told, time.monotonic() - started, started - began)
+    spark.stop()
+
+
+def _by_duckdb(files: str, out: str, told: str) -> None:
+    Path(out).mkdir()
+    began = time.monotonic()
+    values = ", ".join(f"{expression} AS {name}" for name, expression in _COLUMNS.items())
+    # The newest of each key, as cleaning settles: here all are of one time, so the greatest text.
+    query = (
+        f"SELECT * FROM (SELECT {values} FROM read_csv('{files}/*.csv', all_varchar = true, header = true)) "
+        "QUALIFY row_number() OVER (PARTITION BY order_id, line_no ORDER BY amount DESC, ordered_at) = 1"
+    )
+    duckdb.connect().execute(f"COPY ({query}) TO '{out}/clean.parquet' (FORMAT parquet)")
+    _tell(told, time.monotonic() - began, 0)
+
+
+def _by_pandas(files: str, out: str, told: str) -> None:
+    import pandas as pd
+
+    Path(out).mkdir()
+    began = time.monotonic()
+    parts = (pd.read_csv(path, dtype="string[pyarrow]") for path in sorted(Path(files).glob("*.csv")))
+    rows = pd.concat(parts, ignore_index=True)
+    rows["position"] = rows["position"].astype("int64")
+    rows["sold_at"] = pd.to_datetime(rows["sold_at"])
+    for name in ("units", "paid", "rebate"):
+        rows[name] = pd.to_numeric(rows[name])
+    rows = rows.sort_values("paid").drop_duplicates(["receipt", "position"], keep="last")
+    rows.to_parquet(f"{out}/clean.parquet", index=False)
+    _tell(told, time.monotonic() - began, 0)
+
+
+def _tell(told: str, *seconds: float) -> None:
+    Path(told).write_text(" ".join(map(str, seconds)))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+_SIDES = {"crm_spark": _by_crm_spark, "duckdb": _by_duckdb, "pandas": _by_pandas}
+
+if __name__ == "__main__":
+    main()
