@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
 from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.config import WHENCE
 from crm_spark.lake import Pin
 from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, read_landed_files
@@ -94,10 +95,7 @@ def _plan_entity(
     """Find the versions that were made by the same rules from some of the files."""
     config, lake = run.config, run.lake
     # Where a file came from does not change what becomes of its rows.
-    mapping = {
-        files.name: files.source.model_dump(mode="json", exclude={"path", "package", "other_columns", "leave_out"})
-        for files in inputs
-    }
+    mapping = {files.name: files.source.model_dump(mode="json", exclude=WHENCE) for files in inputs}
 
     def made_of(files: Sequence[LandedFile]) -> object:
         return [config.currency, mapping, [(file.source, file.batch_id, file.fault) for file in files]]
