@@ -295,6 +295,8 @@ def test_what_a_database_refuses_is_told_in_one_line_without_a_secret(
         INSERT INTO things VALUES (1, 'infinity', 1e30, 'x');
         CREATE ROLE guest LOGIN PASSWORD 'a guest';
         CREATE TABLE twins (id int, "ID" int);
+        CREATE SEQUENCE numbers;
+        CREATE VIEW that_writes AS SELECT nextval('numbers') AS id;
     """)
 
     def the_error(table: str = "things", **settings: object) -> str:
@@ -311,6 +313,7 @@ def test_what_a_database_refuses_is_told_in_one_line_without_a_secret(
     assert "found name of type text, expected a timestamp, integer or" in the_error(partition_by="name", partitions=2)
     assert the_error() == f"sources.shop: {numeric}; name a view that casts it"
     assert "found columns whose names differ only by case" in the_error("twins")
+    assert "cannot execute nextval() in a read-only transaction (SQLSTATE 25006)" in the_error("that_writes")
     nowhere = "found no table public.nothing at jdbc:postgresql://"
     assert the_error("public.nothing").startswith(f"sources.shop.table: {nowhere}{postgres.host}/postgres, expected")
     with pytest.raises(SourceError, match=r"sources.shop.watermark: found infinity as the greatest at, expected a"):
