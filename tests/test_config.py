@@ -1,3 +1,4 @@
+import re
 from datetime import date
 from pathlib import Path
 
@@ -13,6 +14,13 @@ format = "csv"
 path = "orders.csv"
 columns = { order_id = "id" }
 """
+
+
+JDBC = "format = 'jdbc', url = 'jdbc:postgresql://h:5432/d', table = 'public.t', user_from = 'SHOP_USER'"
+
+
+def a_source(settings: str) -> str:
+    return f"sources.other = {{ entity = 'orders', columns = {{}}, {settings} }}"
 
 
 def load(folder: Path, text: str = "", *settings: str, **options: object) -> Config:
@@ -107,6 +115,15 @@ def test_a_setting_without_a_key_or_value_says_what_was_expected(tmp_path: Path,
         ("lake = ", ("expected a configuration in TOML",)),
         ("lake = 'a'\nlake = 'b'", ("expected a configuration in TOML",)),
         ("sources.other.entity = 'orders'", ("sources.other.format: found nothing, expected a value",)),
+        (a_source("format = 'csv'"), ('sources.other: expected path beside format = "csv"',)),
+        (a_source("format = 'csv', path = 'a', overlap = 3"), ('expected overlap beside format = "jdbc" alone',)),
+        (a_source("format = 'delta', path = 'a', package = 'b'"), ('expected no package beside format = "delta"',)),
+        (a_source(f"{JDBC}, path = 'a'"), ('sources.other: expected no path or package beside format = "jdbc"',)),
+        (a_source("format = 'jdbc', url = 'jdbc:postgresql://h/d'"), ("sources.other: expected table and user_from",)),
+        (a_source(f"{JDBC}, overlap = 3"), ("sources.other: expected watermark beside overlap",)),
+        (a_source(f"{JDBC}, partitions = 3"), ("sources.other: expected partition_by and partitions, 2 or more",)),
+        (a_source(f"{JDBC}, watermark = 'a\"b'"), ("sources.other.watermark: found", "match pattern")),
+        (a_source(f"{JDBC}, watermark = 'at'"), ("expected sequence_by in sources.orders, too, as", "or a watermark")),
         (
             "sources.other = { entity = 'orders', format = 'csv', path = 'a', columns = {}, sequence_by = 'n' }",
             ("toml: expected sequence_by in sources.orders, too, as other sources of orders have it",),
@@ -120,6 +137,33 @@ def test_a_fault_names_the_key_what_was_found_and_what_was_expected(
     assert str(tmp_path / "site.toml") in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "url = 'jdbc:postgresql://me:s3cret@h/d'",
+        "url = 'jdbc:postgresql://h/d?ssl=true&password=s3cret'",
+        "url = 'jdbc:postgresql://h/d?USER=s3cret'",
+        "url = 's3cret'",
+        "user_from = 's3cret'",
+        "password_from = 's3cret'",
+        "password = 's3cret'",
+    ],
+)
+def test_a_secret_in_a_configuration_is_refused_and_not_told(tmp_path: Path, secret: str) -> None:
+    key = secret.partition(" =")[0]
+    message = the_error(tmp_path, a_source(f"{re.sub(f'{key} = [^,]*, ', '', f'{JDBC}, ')}{secret}"))
+    assert key in message
+    assert "s3cret" not in message
+
+
+def test_a_watermark_is_the_order_of_versions_unless_another_is_given(tmp_path: Path) -> None:
+    watermark = f"{JDBC}, watermark = 'changed at'".replace("d', table", "d?sslmode=require', table")
+    first = load(tmp_path, a_source(watermark), "sources.orders.sequence_by=id").sources["other"]
+    assert (first.sequence_by, first.overlap, first.landed_format) == ("`changed at`", 60, "parquet")
+    given = load(tmp_path, a_source(f"{watermark}, sequence_by = 'no'"), "sources.orders.sequence_by=id")
+    assert given.sources["other"].sequence_by == "no"
 
 
 def test_a_setting_with_an_impossible_date_names_its_key(tmp_path: Path) -> None:

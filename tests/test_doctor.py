@@ -181,6 +181,20 @@ def test_fix_fetches_what_is_missing_replaces_what_is_damaged_and_is_then_silent
     assert len(said) == 2
 
 
+def test_the_jdbc_driver_is_fetched_when_it_is_needed_and_not_under_spark_submit(bare_machine, monkeypatch):
+    publish(bare_machine, doctor.JDBC_DRIVER, b"a driver")
+    monkeypatch.setattr(doctor, "JDBC_DRIVER_SHA256", sha256(b"a driver"))
+    said: list[str] = []
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "4040")
+    doctor.provide_jdbc_driver(said.append)
+    assert said == []
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT")
+    doctor.provide_jdbc_driver(said.append)
+    doctor.provide_jdbc_driver(said.append)
+    assert said == ["downloading postgresql-42.7.4.jar"]
+    assert (bare_machine / "jars" / "postgresql-42.7.4.jar").read_bytes() == b"a driver"
+
+
 def test_fix_removes_the_jars_of_another_delta(bare_machine, monkeypatch):
     monkeypatch.setattr(doctor, "JARS", {})
     a_java(bare_machine / "provided", "25.0.2")

@@ -139,7 +139,7 @@ def _key_of_content(column: Column) -> SparkColumn:
 
 def _has_replaced_bytes(raw: DataFrame, source: Source) -> SparkColumn:
     """Whether a text file had bytes that are none of its encoding: the reader puts a mark in their place."""
-    if source.format == "parquet":
+    if source.landed_format == "parquet":
         return F.lit(False)
     texts = [quoted(name) for name, kind in raw.dtypes if kind == "string" and name != "_batch_id"]
     return F.contains(F.concat_ws("", *texts), F.lit("\N{REPLACEMENT CHARACTER}"))

@@ -1,4 +1,4 @@
-"""What a source's mapping would do, on a sample of its first file: nothing is landed, nothing is written."""
+"""What a source's mapping would do, on a sample of its first file or its table: nothing is landed or written."""
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +16,9 @@ from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.config import Source
 from crm_spark.lake import quoted
+from crm_spark.sources.extracts import sample_rows
 from crm_spark.sources.landing import copy_sample, find_files
-from crm_spark.sources.reading import SourceFiles, read_columns, read_rows
+from crm_spark.sources.reading import CORRUPT, SourceFiles, read_columns, read_rows
 from crm_spark.tables import Table
 
 PERSONAL = "(personal)"
@@ -50,7 +51,7 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Preview:
-    """What became of the first rows of a source's first file.
+    """What became of the first rows of a source's first file; of a table, the number of files is 0.
 
     By entity column, `shown` are values of good rows, and `lost_counts` tell in how many good rows there is none though
     the file's columns that it is made of are filled.
@@ -73,27 +74,22 @@ def preview_source(spark: SparkSession, name: str, source: Source, rules: SiteRu
 
     Raises:
         ConfigError: if the mapping is not possible over the file's columns.
-        SourceError: if there is no file or it cannot be read.
+        SourceError: if there is no file or table, or it cannot be read.
     """
-    files = list(find_files(name, source))
-    file_system, info = files[0]
-    file_name = PurePosixPath(info.path).name
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / f"sample{''.join(PurePosixPath(file_name).suffixes)}")
-        # Of text, the first lines; what is compressed or has other line ends than a byte is taken whole.
-        is_plain = source.format != "parquet" and file_name.endswith((".csv", ".json", ".jsonl", ".txt", ".tsv"))
-        copy_sample(file_system, info.path, path, only_first_lines=is_plain and source.encoding in _BYTE_PER_LINE_END)
-        columns = read_columns(spark, name, source, path)
-        raw = read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS).persist()
-        with_batch = raw.withColumn("_batch_id", F.lit(file_name))
+        sample = (
+            _sample_extract(spark, name, source) if source.is_extracted else _sample_file(spark, name, source, folder)
+        )
+        raw, columns = sample.rows.persist(), sample.columns
+        with_batch = raw.withColumn("_batch_id", F.lit(sample.file_name))
         table = CLEAN[source.entity]
         judged = judge_rows(with_batch, SourceFiles(name, source, [], columns), table, rules).persist()
         good = judged.where("is_good")
         return Preview(
             source=name,
             entity=source.entity,
-            file_name=file_name,
-            file_count=len(files),
+            file_name=sample.file_name,
+            file_count=sample.file_count,
             columns=_describe_columns(raw, source, columns),
             row_count=judged.count(),
             good_count=good.count(),
@@ -101,6 +97,34 @@ def preview_source(spark: SparkSession, name: str, source: Source, rules: SiteRu
             lost_counts=_count_lost(good, source, columns),
             rejections=_count_reasons(judged, source, table, columns),
         )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The first rows of a file, or some of a table's, of which there is no file yet."""
+
+    file_name: str
+    file_count: int
+    columns: Mapping[str, str]
+    rows: DataFrame
+
+
+def _sample_file(spark: SparkSession, name: str, source: Source, folder: str) -> _Sample:
+    files = list(find_files(name, source))
+    file_name = files[0].file_name
+    path = str(Path(folder) / f"sample{''.join(PurePosixPath(file_name).suffixes)}")
+    # Of text, the first lines; what is compressed or has other line ends than a byte is taken whole.
+    is_plain = source.format != "parquet" and file_name.endswith((".csv", ".json", ".jsonl", ".txt", ".tsv"))
+    only_first_lines = is_plain and source.encoding in _BYTE_PER_LINE_END
+    copy_sample(files[0].file_system, files[0].info.path, path, only_first_lines)
+    columns = read_columns(spark, name, source, path)
+    return _Sample(file_name, len(files), columns, read_rows(spark, source, [path], columns).limit(_SAMPLE_ROWS))
+
+
+def _sample_extract(spark: SparkSession, name: str, source: Source) -> _Sample:
+    rows = sample_rows(spark, name, source, _SAMPLE_ROWS)
+    columns = dict(rows.dtypes)
+    return _Sample(source.table or source.path, 0, columns, rows.withColumn(CORRUPT, F.lit(None).cast("string")))
 
 
 def _describe_columns(raw: DataFrame, source: Source, columns: Mapping[str, str]) -> list[FileColumn]:

@@ -35,6 +35,7 @@ class LandedFile:
     read_as: str = ""
     columns: tuple[tuple[str, str], ...] = ()
     fault: str | None = None
+    extracted_until: str | None = None
 
     @property
     def has_rows(self) -> bool:
@@ -42,10 +43,25 @@ class LandedFile:
         return self.byte_count > 0 and self.fault is None
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A file that a source brings: one of its own, or an extract, which stands in the lake already."""
+
+    file_system: fs.FileSystem
+    info: fs.FileInfo
+    file_name: str
+    is_extract: bool = False
+    extracted_until: str | None = None
+
+
 def land_sources(
-    sources: Mapping[str, Source], lake_uri: str, known: Sequence[LandedFile], run_at: datetime
+    sources: Mapping[str, Source],
+    extracts: Mapping[str, Sequence[Arrival]],
+    lake_uri: str,
+    known: Sequence[LandedFile],
+    run_at: datetime,
 ) -> list[LandedFile]:
-    """Copy every file not seen before into `<lake>/landing`; the ledger's rows afterwards, old and new.
+    """Take every file not seen before into `<lake>/landing`; the ledger's rows afterwards, old and new.
 
     A file is recognised by its content, so a renamed copy is not taken twice. The content of a known name whose size
     and time of writing are those of before is not read again: a night costs what is new.
@@ -56,27 +72,24 @@ def land_sources(
     ledger = {(landed.source, landed.batch_id): landed for landed in known}
     names = {(landed.source, landed.file_name): landed for landed in known}
     for name, source in sources.items():
-        for file_system, info in find_files(name, source):
-            file_name = PurePosixPath(info.path).name
+        for file in extracts[name] if source.is_extracted else find_files(name, source):
+            file_name, info = file.file_name, file.info
             before = names.get((name, file_name))
             if before is not None and _looks_like(info, before):
                 continue
-            batch_id = _hash_file(file_system, info.path)
+            batch_id = _hash_file(file.file_system, info.path)
             if before is not None and before.batch_id != batch_id:
                 raise SourceError(
                     f"sources.{name}: file {file_name} came before with content {before.batch_id[:12]} and now "
                     f"with {batch_id[:12]}; expected new rows in a file of a new name"
                 )
             if (name, batch_id) not in ledger:
-                landed_path = f"landing/{name}/{batch_id}{PurePosixPath(info.path).suffix}"
-                if _copy_file(file_system, info.path, f"{lake_uri}/{landed_path}.part") != batch_id:
-                    raise SourceError(
-                        f"sources.{name}: file {file_name} changed while it was read; run again when it is complete"
-                    )
-                _rename(f"{lake_uri}/{landed_path}.part", f"{lake_uri}/{landed_path}")
+                landed_path = f"landing/{name}/{batch_id}{PurePosixPath(file_name).suffix}"
+                _take_in(name, file, batch_id, f"{lake_uri}/{landed_path}")
                 landed = LandedFile(
-                    name, source.entity, batch_id, file_name, info.size, info.mtime, landed_path, run_at
-                )
+                    name, source.entity, batch_id, file_name, info.size, info.mtime, landed_path, run_at,
+                    extracted_until=file.extracted_until,
+                )  # fmt: skip
                 ledger[name, batch_id] = names[name, file_name] = landed
     return [ledger[key] for key in sorted(ledger)]
 
@@ -107,7 +120,7 @@ def _looks_like(info: fs.FileInfo, before: LandedFile) -> bool:
     return info.size == before.byte_count and info.mtime is not None and info.mtime == before.modified_at
 
 
-def find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, fs.FileInfo]]:
+def find_files(name: str, source: Source) -> Iterator[Arrival]:
     """The source's files in order of their paths: one file, a folder's files, or those a pattern matches.
 
     Raises:
@@ -138,7 +151,20 @@ def find_files(name: str, source: Source) -> Iterator[tuple[fs.FileSystem, fs.Fi
     if not files:
         raise SourceError(f"sources.{name}: found no file at {source.path}, expected at least one")
     for file in sorted(files, key=lambda found: found.path):
-        yield file_system, file
+        yield Arrival(file_system, file, file.base_name)
+
+
+def _take_in(name: str, file: Arrival, batch_id: str, target: str) -> None:
+    """Put a file under the name of its content: a copy of one that is the source's, an extract itself."""
+    file_system, path = file.file_system, file.info.path
+    if not file.is_extract:
+        if _copy_file(file_system, path, f"{target}.part") != batch_id:
+            raise SourceError(
+                f"sources.{name}: file {file.file_name} changed while it was read; run again when it is complete"
+            )
+        file_system, path = fs.FileSystem.from_uri(f"{target}.part")
+    # What stands under a content's name is that content, whole.
+    file_system.move(path, fs.FileSystem.from_uri(target)[1])
 
 
 def _hash_file(file_system: fs.FileSystem, path: str) -> str:
@@ -173,9 +199,3 @@ def copy_sample(file_system: fs.FileSystem, path: str, target: str, only_first_l
         else:
             while block := stream.read(_BLOCK_BYTES):
                 copy.write(block)
-
-
-def _rename(source: str, target: str) -> None:
-    """What stands under a content's name is that content, whole."""
-    file_system, path = fs.FileSystem.from_uri(source)
-    file_system.move(path, fs.FileSystem.from_uri(target)[1])

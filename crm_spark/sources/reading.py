@@ -86,7 +86,7 @@ def gather_files(sources: Mapping[str, Source], landed: Sequence[LandedFile]) ->
 def _settings_of(source: Source) -> str:
     """What the description of a file depends on."""
     of_csv = [source.delimiter, source.quote, source.encoding] if source.format == "csv" else []
-    return json.dumps([source.entity, source.format, *of_csv, *source.leave_out])
+    return json.dumps([source.entity, source.landed_format, *of_csv, *source.leave_out])
 
 
 def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: str, lake_uri: str) -> LandedFile:
@@ -108,7 +108,7 @@ def _find_fault(source: Source, path: str) -> str | None:
     file_system, inner = fs.FileSystem.from_uri(path)
     compression = _COMPRESSED.get(Path(inner).suffix)
     try:
-        if source.format == "parquet":
+        if source.landed_format == "parquet":
             parquet.read_metadata(inner, filesystem=file_system)
         elif compression is not None:
             with file_system.open_input_stream(inner, compression=compression) as stream:
@@ -117,7 +117,7 @@ def _find_fault(source: Source, path: str) -> str | None:
     except (OSError, ArrowInvalid) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's fault, not the file's
-        return "parquet_file_damaged" if source.format == "parquet" else "compressed_file_damaged"
+        return "parquet_file_damaged" if source.landed_format == "parquet" else "compressed_file_damaged"
     return None
 
 
@@ -127,7 +127,7 @@ def read_columns(spark: SparkSession, name: str, source: Source, path: str) -> d
     Raises:
         SourceError: if names of JSON fields differ only by case.
     """
-    if source.format == "parquet":
+    if source.landed_format == "parquet":
         return dict(spark.read.parquet(path).dtypes)
     if source.format == "csv":
         return dict.fromkeys(_csv_reader(spark, source).csv(path).columns, "string")
@@ -144,7 +144,7 @@ def read_rows(spark: SparkSession, source: Source, paths: Sequence[str], columns
     CSV and JSON come as text; rows that the reader cannot split into fields keep their text in
     a column of its own, NULL in all others.
     """
-    if source.format == "parquet":
+    if source.landed_format == "parquet":
         return spark.read.parquet(*paths).withColumn(CORRUPT, F.lit(None).cast("string"))
     fields = ", ".join(f"{quoted(column)} {kind}" for column, kind in [*columns.items(), (CORRUPT, "string")])
     if source.format == "json":

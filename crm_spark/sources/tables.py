@@ -23,6 +23,12 @@ INGEST_LEDGER = Table(
         Column("read_as", "string", "The settings by which its columns were read."),
         Column("columns", "array<struct<name:string,type:string>>", "Its own columns; none if it is empty."),
         Column("fault", "string", "Why it cannot be read, so that no row of it counts.", nullable=True),
+        Column(
+            "extracted_until",
+            "string",
+            "Up to which watermark of what column, or to which version of what table, it was extracted.",
+            nullable=True,
+        ),
         Column("ingested_at", "timestamp", "When it was first taken in (UTC).", volatile=True),
     ),
 )

@@ -9,9 +9,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
-from crm_spark.cleaning.rules import site_rules
 from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
+from crm_spark.config import OF_NO_ROW
 from crm_spark.errors import SourceError
 from crm_spark.lake import Pin
 from crm_spark.run import Run
@@ -19,9 +19,6 @@ from crm_spark.sources.landing import LandedFile, read_landed_files
 from crm_spark.sources.reading import SourceFiles, count_landed, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import Table
-
-# Settings that do not change what becomes of a row, such as where its file came from.
-_OF_NO_ROW = {"path", "package", "other_columns", "leave_out", "required"}
 
 
 @dataclass(frozen=True)
@@ -131,8 +128,7 @@ def _plan_entity(
 ) -> _Entity:
     """Find the versions that were made by the same rules from some of the files."""
     config, lake = run.config, run.lake
-    rules = site_rules(config, name)
-    mapping = {files.name: files.source.model_dump(mode="json", exclude=_OF_NO_ROW) for files in inputs}
+    mapping = {files.name: files.source.model_dump(mode="json", exclude=OF_NO_ROW) for files in inputs}
 
     def made_of(files: Sequence[LandedFile]) -> object:
         return [asdict(rules), mapping, [(file.source, file.batch_id, file.fault) for file in files]]

@@ -8,6 +8,7 @@ from crm_spark.cleaning.rules import check_rules
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
+from crm_spark.sources.extracts import staged_extracts
 from crm_spark.sources.landing import build_ingest_ledger, land_sources, read_landed_files
 from crm_spark.sources.reading import describe_files, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
@@ -19,7 +20,8 @@ def refresh_sources(run: Run) -> None:
         sources = run.config.sources
         ledger = run.lake.newest(INGEST_LEDGER)
         known = read_landed_files(run.lake.read(ledger)) if ledger else []
-        landed = land_sources(sources, run.lake.uri, known, run.run_at)
+        with staged_extracts(run.lake.spark, sources, run.lake.uri, known, run.run_at) as extracts:
+            landed = land_sources(sources, extracts, run.lake.uri, known, run.run_at)
         # A file that stops the run is not in the ledger yet: it can be mended or taken away.
         mapped = {name: mapped_columns(source) for name, source in sources.items()}
         check_rules(run.lake.spark, run.config)
