@@ -28,6 +28,9 @@ Entity = Literal[
     "campaigns", "contacts", "responses", "products",
 ]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 # Names in a database, as it stores them; they are quoted wherever they are used.
 DatabaseColumn = Annotated[str, Field(pattern=r"^[\w$][\w$ -]{0,62}$")]
 DatabaseTable = Annotated[str, Field(pattern=r"^[\w$][\w$ -]{0,62}([.][\w$][\w$ -]{0,62})?$")]
@@ -165,10 +168,51 @@ class Features(_Section):
         return self
 
 
+class Imputation(_Section):
+    """What stands for a feature's missing values in the matrices of models."""
+
+    by: Literal["constant", "median", "most_frequent", "forward_fill", "flag", "feature"]
+    # The constant; of the other rules, what stands where they find nothing.
+    value: Number | Text | None = None
+    # The feature whose value it is, if by = "feature".
+    feature: str | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_rule_needs(self) -> "Imputation":
+        if self.by == "constant" and self.value is None:
+            raise ValueError('expected a value beside by = "constant"')
+        if (self.by == "feature") != (self.feature is not None):
+            raise ValueError('expected feature beside by = "feature", and there alone')
+        if self.by == "feature" and self.value is not None:
+            raise ValueError('expected no value beside by = "feature": where that one is missing, its own rule holds')
+        return self
+
+
+class Outlier(_Section):
+    """Which of a feature's values count as outliers."""
+
+    by: Literal["quantile", "robust_z"]
+    low: Share | None = None
+    high: Share | None = None
+    above: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_rule_needs(self) -> "Outlier":
+        shares = [share for share in (self.low, self.high) if share is not None]
+        if self.by == "robust_z" and (self.above is None or shares):
+            raise ValueError('expected above beside by = "robust_z", and neither low nor high')
+        if self.by == "quantile" and (self.above is not None or not shares):
+            raise ValueError('expected low, high or both beside by = "quantile", and no above')
+        if shares != sorted(set(shares)):
+            raise ValueError("expected low to be less than high")
+        return self
+
+
 class Segments(_Section):
     cluster_counts: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=2, strict=False)
     starts: Annotated[int, Field(ge=1, le=100)]
     sample_customers: Annotated[int, Field(ge=100)]
+    cap_outliers: bool = False
     seed: int
 
 
@@ -178,6 +222,7 @@ class Task(_Section):
     label: Literal["no_purchase", "response_to_contact"]
     horizon_days: Annotated[int, Field(ge=1, le=366)]
     train_cutoffs: Annotated[int, Field(ge=2, le=60)]
+    cap_outliers: bool = False
     seed: int
 
 
@@ -188,6 +233,9 @@ class Config(_Section):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     arrival_hours: Annotated[int, Field(ge=0, le=24 * 366)]
     features: Features
+    # By feature; that there are such features is known to the models layer.
+    imputation: Mapping[str, Imputation]
+    outliers: Mapping[str, Outlier]
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)
@@ -274,7 +322,8 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        # A rule says what it does by `by`: another one takes its place whole, with what belongs to it.
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict) and "by" not in value
         merged[key] = _overlay(merged[key], value) if both_tables else value
     return merged
 

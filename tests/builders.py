@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from pyspark.sql import DataFrame, SparkSession
@@ -22,6 +23,7 @@ from crm_spark.cleaning.tables import (
 )
 from crm_spark.config import Source
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
+from crm_spark.features.tables import feature_customers
 from crm_spark.sources.landing import LandedFile, land_sources
 from crm_spark.tables import Column, Table, declared_rows
 
@@ -99,6 +101,24 @@ def rows_of(spark: SparkSession, table: Table, *rows: Mapping[str, object]) -> D
     assert all(set(row) <= names for row in given), f"a row names columns that {table.name} lacks"
     values = [tuple(_value(column, row.get(column.name)) for column in table.columns) for row in given]
     return declared_rows(spark, table, values)
+
+
+def features_of(spark: SparkSession, rows: pd.DataFrame, as_of: date = date(2026, 6, 1)) -> DataFrame:
+    """Rows of feature_customers with one window and plausible values for every column that `rows` lacks."""
+    table = feature_customers([28])
+    defaults = {"as_of": as_of, "known_until": utc("2026-06-02"), "recency_days": 5, "tenure_days": 400}
+    of_type = {"bigint": 1, "int": 1, "double": 0.5, "decimal(22,4)": 0}
+    known = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    filled = [{column.name: of_type.get(column.type) for column in table.columns} | defaults | row for row in known]
+    return declared_rows(
+        spark, table, [[_typed(column, row[column.name]) for column in table.columns] for row in filled]
+    )
+
+
+def _typed(column: Column, value: Any) -> Any:
+    """A value whose column pandas may have made floating, as one missing among whole numbers makes it."""
+    whole = column.type in ("int", "bigint") and value is not None
+    return _value(column, int(value) if whole else value)
 
 
 def read_by_delta_rs(path: str | Path, version: int | None = None, columns: str = "*") -> pa.Table:

@@ -7,15 +7,16 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from builders import features_of
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from crm_spark.config import Segments, Task
+from crm_spark.config import Segments, Task, conf_dir, load_config
 from crm_spark.errors import ModelError
-from crm_spark.features.tables import feature_customers
 from crm_spark.models.fit import build_coefficients, build_registry, build_rules, fit_tasks
 from crm_spark.models.labels import build_labels, task_cutoffs
+from crm_spark.models.matrix import matrix_rules
 from crm_spark.models.quality import measure_deciles, measure_quality
 from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
 from crm_spark.models.score import build_scores
@@ -25,7 +26,7 @@ from crm_spark.session import fixed_plans
 from crm_spark.tables import declared_rows
 
 AS_OF = date(2026, 6, 1)
-WINDOWS = (28,)
+RULES = matrix_rules(load_config(conf_dir() / "complete_journey.toml", ["features.windows_days=[28]"]))
 CHURN = Task(label="no_purchase", horizon_days=28, train_cutoffs=2, seed=1)
 
 
@@ -33,27 +34,6 @@ CHURN = Task(label="no_purchase", horizon_days=28, train_cutoffs=2, seed=1)
 def spark(spark: SparkSession) -> SparkSession:
     """Fits see their rows as they are laid out."""
     return fixed_plans(spark)
-
-
-def features_of(spark: SparkSession, rows: pd.DataFrame) -> DataFrame:
-    """Rows of feature_customers with plausible values for every column that `rows` lacks."""
-    table = feature_customers(WINDOWS)
-    defaults = {"bigint": 1, "int": 1, "double": 0.5, "string": None}
-    values = []
-    for row in rows.to_dict("records"):
-        row = {
-            "known_until": datetime(2026, 6, 2, tzinfo=UTC),
-            "as_of": AS_OF,
-            "recency_days": 5,
-            "tenure_days": 400,
-            **row,
-        }
-        values.append([row.get(c.name, defaults.get(c.type, 0)) for c in table.columns])
-    decimals = {i for i, c in enumerate(table.columns) if c.type.startswith("decimal")}
-    from decimal import Decimal
-
-    typed = [[Decimal(str(v)) if i in decimals else v for i, v in enumerate(row)] for row in values]
-    return declared_rows(spark, table, typed)
 
 
 def test_cutoffs_reach_back_from_as_of_by_the_horizon() -> None:
@@ -164,7 +144,7 @@ def test_segments_recover_planted_groups_and_name_them_by_profile(
     settings = Segments(cluster_counts=(2, 3), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
     rfm = score_rfm(planted, fit_rfm_cut_points(planted))
-    fitted = fit_segments(planted, rfm, settings, uri, "segments")
+    fitted = fit_segments(planted, rfm, settings, RULES, uri, "segments")
     candidates = build_candidates(fitted, planted)
     chosen = [row["cluster_count"] for row in candidates.collect() if row["is_chosen"]]
     assert chosen == [3]
@@ -174,7 +154,7 @@ def test_segments_recover_planted_groups_and_name_them_by_profile(
     assert names["lost"] == ["Nearly lost"]
     assert len({tuple(value) for value in names.values()}) == 3
     shuffled = planted.repartition(7, "net_amount")
-    again = fit_segments(shuffled, rfm, settings, uri, "segments")
+    again = fit_segments(shuffled, rfm, settings, RULES, uri, "segments")
     assert again == fitted
 
 
@@ -183,7 +163,7 @@ def test_one_customer_alone_is_still_a_segment(spark: SparkSession, tmp_path_fac
     settings = Segments(cluster_counts=(2, 3), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
     rfm = score_rfm(one, fit_rfm_cut_points(one))
-    candidates = build_candidates(fit_segments(one, rfm, settings, uri, "segments"), one)
+    candidates = build_candidates(fit_segments(one, rfm, settings, RULES, uri, "segments"), one)
     assert [row["segment_name"] for row in assign_segments(one, candidates, uri).collect()] == ["All customers"]
 
 
@@ -260,7 +240,7 @@ def fitted_task(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -
     features = features_of(spark, pd.DataFrame(rows)).persist()
     labelled = spark.createDataFrame(labels, "task string, fold string, as_of date, customer_id string, label int")
     uri = str(tmp_path_factory.mktemp("models"))
-    fitted = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, WINDOWS, uri, "models")
+    fitted = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, RULES, uri, "models")
     return {"features": features, "labels": labelled, "uri": uri, "fitted": fitted}
 
 
@@ -272,6 +252,7 @@ def _scores(task: dict[str, object], features: DataFrame, settings: Task = CHURN
         build_rules(task["fitted"], features),
         build_coefficients(task["fitted"], features),
         {"churn": settings},
+        RULES.imputation,
         AS_OF,
         task["uri"],
     )
@@ -320,7 +301,7 @@ def test_churn_is_scored_for_those_alone_who_bought(spark: SparkSession, fitted_
 
 def test_fits_do_not_depend_on_the_order_of_rows(fitted_task: dict[str, object]) -> None:
     features = fitted_task["features"].repartition(5, "recency_days")
-    again = fit_tasks({"churn": CHURN}, features, fitted_task["labels"], AS_OF, WINDOWS, fitted_task["uri"], "models")
+    again = fit_tasks({"churn": CHURN}, features, fitted_task["labels"], AS_OF, RULES, fitted_task["uri"], "models")
     assert again == fitted_task["fitted"]
 
 
@@ -331,7 +312,7 @@ def test_a_model_whose_features_are_gone_is_refused(fitted_task: dict[str, objec
 
 def test_a_task_with_one_class_is_left_out(spark: SparkSession, fitted_task: dict[str, object]) -> None:
     none = fitted_task["labels"].withColumn("label", F.lit(0))
-    assert fit_tasks({"churn": CHURN}, fitted_task["features"], none, AS_OF, WINDOWS, fitted_task["uri"], "none") == []
+    assert fit_tasks({"churn": CHURN}, fitted_task["features"], none, AS_OF, RULES, fitted_task["uri"], "none") == []
 
 
 def test_a_tree_that_splits_on_a_category_says_which(
@@ -351,7 +332,7 @@ def test_a_tree_that_splits_on_a_category_says_which(
     labelled = spark.createDataFrame(labels, "task string, fold string, as_of date, customer_id string, label int")
     uri = str(tmp_path_factory.mktemp("models"))
     features = features_of(spark, pd.DataFrame(rows))
-    (fitted,) = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, WINDOWS, uri, "models")
+    (fitted,) = fit_tasks({"churn": CHURN}, features, labelled, AS_OF, RULES, uri, "models")
     # Both models rank as well: still, one of them is shown.
     registry = build_registry([fitted], features).toPandas()
     assert len(set(registry["validation_auc"])) == 1

@@ -3,7 +3,7 @@
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,16 @@ SMALLER = ("segments.starts=1", "segments.cluster_counts=[2, 3]", "features.wind
 
 
 def refreshed(
-    spark: SparkSession, conf: Path, lake: Path, run_at: datetime = RUN_AT, **options: Any
+    spark: SparkSession,
+    conf: Path,
+    lake: Path,
+    run_at: datetime = RUN_AT,
+    settings: Sequence[str] = (),
+    **options: Any,
 ) -> tuple[Refreshed, list[str]]:
     """What a refresh came to, and the lines that its log shows."""
     log = io.StringIO()
-    config = load_config(conf, SMALLER, lake=str(lake))
+    config = load_config(conf, [*SMALLER, *settings], lake=str(lake))
     with RunProgress(Console(file=log, width=200)) as progress:
         done = refresh(spark, config, run_at, progress, **options)
     return done, log.getvalue().splitlines()
@@ -61,7 +66,7 @@ def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPath
     assert "cleaning: 0 tables written, 5 unchanged" in log[1]
     assert "facts: 0 tables written, 6 unchanged" in log[2]
     assert "features: 0 tables written, 1 unchanged" in log[3]
-    assert "models: 9 tables written, 0 unchanged" in log[4]
+    assert "models: 11 tables written, 0 unchanged" in log[4]
     return path
 
 
@@ -139,6 +144,22 @@ def test_a_required_source_without_rows_of_the_last_day_stops_publishing_unless_
     assert len(published) == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "table"),
+    [
+        # The first that must be made anew of, in this order, classifiers, segments and what tells of their rows.
+        (["imputation.recency_days.value=99"], "model_registry"),
+        (["outliers.net_amount={ by = 'quantile', low = 0.02 }", "segments.cap_outliers=true"], "segment_candidates"),
+        (["outliers.net_amount={ by = 'quantile', low = 0.02 }"], "model_outlier_limits"),
+    ],
+)
+def test_a_changed_rule_fits_anew_what_asks_for_it_and_nothing_else(
+    spark: SparkSession, shop: Path, lake_path: Path, publication: Publication, settings: list[str], table: str
+) -> None:
+    with pytest.raises(LakeError, match=f"^{table}: found no version for these inputs"):
+        refreshed(spark, shop, lake_path, LATER, settings, first_stage="marts")
+
+
 def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
     with pytest.raises(LakeError, match="ingest_ledger: found no version; run without --from"):
         refreshed(spark, shop, tmp_path / "lake", first_stage="facts")
@@ -199,6 +220,7 @@ def test_one_core_and_two_publish_the_same(
     [
         (["--set", "segments.start=3"], "segments.start: found an unknown key"),
         (["--set", "segments.starts=many"], "segments.starts: found 'many'"),
+        (["--set", "imputation.colour.by=median"], "imputation.colour: found no such feature"),
         (["--as-of", "2025-02-30"], "--as-of: found '2025-02-30', expected a date"),
     ],
 )

@@ -1,10 +1,18 @@
-"""Marts about customers: one row each, and what groups of them have in common."""
+"""Marts about customers: one row each, what groups of them have in common, and who is unlike the others."""
+
+from collections.abc import Iterable
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.features.tables import AMOUNT
-from crm_spark.marts.tables import MART_CUSTOMER_360, MART_DEMOGRAPHICS, MART_RFM_CELLS, MART_SEGMENT_PROFILES
+from crm_spark.marts.tables import (
+    MART_CUSTOMER_360,
+    MART_DEMOGRAPHICS,
+    MART_OUTLIERS,
+    MART_RFM_CELLS,
+    MART_SEGMENT_PROFILES,
+)
 from crm_spark.tables import conform
 
 _DAYS = 28
@@ -85,6 +93,17 @@ def build_demographics(customers_360: DataFrame) -> DataFrame:
         .agg(F.count("*").alias("customer_count"), _mean("net_amount"))
     )
     return conform(bands, MART_DEMOGRAPHICS)
+
+
+def build_outliers(customers: DataFrame, limits: DataFrame, features: Iterable[str]) -> DataFrame:
+    """Rows: one per customer in `customers`, the features at as_of, and one of `features` that is beyond its limits."""
+    pairs = [F.struct(F.lit(name).alias("feature"), F.col(name).cast("double").alias("value")) for name in features]
+    values = customers.select(
+        "customer_id", "as_of", F.inline(F.array(*pairs).cast("array<struct<feature:string,value:double>>"))
+    )
+    own = limits.where(F.col("used_by") == MART_OUTLIERS.name).select("feature", "low", "high", "rule")
+    beyond = values.join(F.broadcast(own), "feature").where("value < low OR value > high")
+    return conform(beyond.select(*MART_OUTLIERS.column_names), MART_OUTLIERS)
 
 
 def _total(name: str) -> Column:

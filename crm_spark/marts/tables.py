@@ -92,6 +92,22 @@ MART_DEMOGRAPHICS = Table(
     ),
 )
 
+MART_OUTLIERS = Table(
+    name="mart_outliers",
+    comment="One row per customer and feature whose value at as_of is an outlier by its declared rule.",
+    key=("customer_id", "feature"),
+    columns=(
+        Column("customer_id", "string", "The customer."),
+        Column("as_of", "date", "The cut-off."),
+        Column("feature", "string", "The column of feature_customers."),
+        Column("value", "double", "Its value."),
+        Column("low", "double", "The lower limit of all customers at as_of.", nullable=True),
+        Column("high", "double", "The upper limit.", nullable=True),
+        Column("rule", "string", "The rule that the configuration declares for it."),
+    ),
+    checks=(Check("value_beyond_limits", "value < low OR value > high"),),
+)
+
 MART_DEPARTMENT_WEEKS = Table(
     name="mart_department_weeks",
     comment="One row per department and week with a sale before as_of.",
@@ -205,6 +221,7 @@ TABLES = (
     MART_SEGMENT_PROFILES,
     MART_RFM_CELLS,
     MART_DEMOGRAPHICS,
+    MART_OUTLIERS,
     MART_DEPARTMENT_WEEKS,
     MART_MODEL_QUALITY,
     MART_MODEL_DECILES,

@@ -4,11 +4,12 @@ Choices (depth, penalty, which model is shown) are made on the validation cut-of
 the chosen models are then fitted to all training cut-offs. The test cut-off is not looked at here.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 import pyspark
@@ -26,8 +27,17 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.config import Task
+from crm_spark.models.imputation import add_last_known, known_column
 from crm_spark.models.labels import test_cutoff, train_cutoffs
-from crm_spark.models.matrix import laid_out, matrix_features, matrix_stages, matrix_terms
+from crm_spark.models.matrix import (
+    MatrixRules,
+    Preparation,
+    fit_preparation,
+    laid_out,
+    matrix_features,
+    matrix_stages,
+    matrix_terms,
+)
 from crm_spark.models.tables import MODEL_COEFFICIENTS, MODEL_REGISTRY, MODEL_RULES
 from crm_spark.models.tree import Rule, tree_rules
 from crm_spark.tables import declared_rows
@@ -72,10 +82,10 @@ class FittedTask:
 
 @dataclass(frozen=True)
 class _Family:
-    """A kind of model: how its matrix is made, and the settings to choose from."""
+    """A kind of model: the stages that make its matrix, and the settings to choose from."""
 
     model: str
-    matrix: Sequence[Estimator[Any] | Transformer]
+    stages: Callable[[Preparation], Sequence[Estimator[Any] | Transformer]]
     candidates: Sequence[tuple[dict[str, str], DecisionTreeRegressor | LogisticRegression]]
 
 
@@ -84,7 +94,7 @@ def fit_tasks(
     features: DataFrame,
     labels: DataFrame,
     as_of: date,
-    windows_days: Sequence[int],
+    rules: MatrixRules,
     models_uri: str,
     models_path: str,
 ) -> list[FittedTask]:
@@ -94,7 +104,7 @@ def fit_tasks(
     """
     with ThreadPoolExecutor() as pool:
         fits = [
-            pool.submit(fit_task, name, task, features, labels, as_of, windows_days, models_uri, models_path)
+            pool.submit(fit_task, name, task, features, labels, as_of, rules, models_uri, models_path)
             for name, task in tasks.items()
         ]
         fitted = [fit.result() for fit in fits]
@@ -107,7 +117,7 @@ def fit_task(
     features: DataFrame,
     labels: DataFrame,
     as_of: date,
-    windows_days: Sequence[int],
+    rules: MatrixRules,
     models_uri: str,
     models_path: str,
 ) -> FittedTask | None:
@@ -115,25 +125,25 @@ def fit_task(
 
     The models are saved at `<models_uri>/<models_path>/<task>/<model>`.
     """
-    own = labels.where((F.col("task") == name) & (F.col("fold") != "test")).drop("task")
-    seen = features.select(*_KEY, *matrix_features(windows_days))
-    with laid_out(own.join(seen, _KEY), "as_of") as rows:
+    with laid_out(training_rows(features, labels, name, rules), "as_of") as rows:
         earlier, later = rows.where("fold = 'train'"), rows.where("fold = 'validation'")
         counts = [_count_events(earlier), _count_events(later)]
         if any(events in (0, count) for count, events in counts):
             return None
         row_count, event_count = (sum(values) for values in zip(*counts, strict=True))
-        families = [_tree_family(windows_days, task.seed), _regression_family(windows_days)]
-        chosen = [_choose(family, earlier, later) for family in families]
+        families = [_tree_family(rules.windows_days, task.seed), _regression_family(rules.windows_days)]
+        preparation = fit_preparation(earlier, rules, task.cap_outliers)
+        chosen = [_choose(family, preparation, earlier, later) for family in families]
         validation_aucs = [validation_auc for _, validation_auc in chosen]
         champion = families[validation_aucs.index(max(validation_aucs))]
-        registry, coefficients, rules = [], [], []
+        preparation = fit_preparation(rows, rules, task.cap_outliers)
+        registry, coefficients, leaves = [], [], []
         for family, (index, validation_auc) in zip(families, chosen, strict=True):
             parameters, classifier = family.candidates[index]
-            with _matrix(family, rows) as (prepared, matrix):
+            with _matrix(family, preparation, rows) as (prepared, matrix):
                 fitted = classifier.fit(matrix)
                 if isinstance(fitted, DecisionTreeRegressionModel):
-                    rules = tree_rules(fitted, matrix_terms(matrix))
+                    leaves = tree_rules(fitted, matrix_terms(matrix))
                 else:
                     coefficients += _explain_regression(fitted, matrix)
             path = f"{models_path}/{name}/{family.model}"
@@ -143,7 +153,7 @@ def fit_task(
                     name,
                     family.model,
                     path,
-                    matrix_features(windows_days),
+                    matrix_features(rules.windows_days),
                     [{"name": key, "value": value} for key, value in (parameters | _learned(fitted)).items()],
                     sorted(train_cutoffs(task, as_of)),
                     test_cutoff(task, as_of),
@@ -156,7 +166,16 @@ def fit_task(
             )
         for baseline, value in BASELINES.items():
             coefficients += _fit_baseline(baseline, value, rows)
-    return FittedTask(name, registry, rules, coefficients)
+    return FittedTask(name, registry, leaves, coefficients)
+
+
+def training_rows(features: DataFrame, labels: DataFrame, task: str, rules: MatrixRules) -> DataFrame:
+    """Rows: one per label that a task's models are chosen by or fitted to, with the features that they read."""
+    own = labels.where((F.col("task") == task) & (F.col("fold") != "test")).drop("task")
+    names = matrix_features(rules.windows_days)
+    known = (known_column(name, rules.imputation.get(name)) for name in names)
+    seen = add_last_known(features, rules.imputation).select(*_KEY, *dict.fromkeys([*names, *known]))
+    return own.join(seen, _KEY)
 
 
 def build_registry(fitted: Sequence[FittedTask], features: DataFrame) -> DataFrame:
@@ -210,22 +229,26 @@ def _tree_family(windows_days: Sequence[int], seed: int) -> _Family:
         )
         for depth, leaf_rows in _TREES
     ]
-    return _Family(DECISION_TREE, matrix_stages(windows_days, with_logs=False), candidates)
+    return _Family(DECISION_TREE, partial(matrix_stages, windows_days, with_logs=False), candidates)
 
 
 def _regression_family(windows_days: Sequence[int]) -> _Family:
     scaler = StandardScaler(inputCol="matrix", outputCol="scaled")
     candidates = [({"ridge_penalty": str(penalty)}, _regression("scaled", penalty)) for penalty in _PENALTIES]
-    return _Family(LOGISTIC_REGRESSION, [*matrix_stages(windows_days, with_logs=True), scaler], candidates)
+
+    def stages(preparation: Preparation) -> list[Estimator[Any] | Transformer]:
+        return [*matrix_stages(windows_days, preparation, with_logs=True), scaler]
+
+    return _Family(LOGISTIC_REGRESSION, stages, candidates)
 
 
 def _regression(features: str, penalty: float) -> LogisticRegression:
     return LogisticRegression(featuresCol=features, regParam=penalty, standardization=False, maxIter=_MAX_ITERATIONS)
 
 
-def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int, float]:
+def _choose(family: _Family, preparation: Preparation, earlier: DataFrame, later: DataFrame) -> tuple[int, float]:
     """Which candidate has the highest AUC on later rows than it was fitted to (the first of equals), and that AUC."""
-    with _matrix(family, earlier) as (prepared, matrix):
+    with _matrix(family, preparation, earlier) as (prepared, matrix):
         held_out = prepared.transform(later).select(*matrix.columns).persist()
         try:
             aucs = [auc(classifier.fit(matrix).transform(held_out)) for _, classifier in family.candidates]
@@ -236,9 +259,9 @@ def _choose(family: _Family, earlier: DataFrame, later: DataFrame) -> tuple[int,
 
 
 @contextmanager
-def _matrix(family: _Family, rows: DataFrame) -> Iterator[tuple[PipelineModel, DataFrame]]:
+def _matrix(family: _Family, preparation: Preparation, rows: DataFrame) -> Iterator[tuple[PipelineModel, DataFrame]]:
     """The fitted stages that make a family's matrix, and the rows with it but without what it was made from."""
-    prepared = Pipeline(stages=list(family.matrix)).fit(rows)
+    prepared = Pipeline(stages=list(family.stages(preparation))).fit(rows)
     matrix = prepared.transform(rows).drop(*rows.drop("label").columns).persist()
     try:
         yield prepared, matrix

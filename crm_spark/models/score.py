@@ -9,9 +9,10 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
-from crm_spark.config import Task
+from crm_spark.config import Imputation, Task
 from crm_spark.errors import ModelError
 from crm_spark.models.fit import BASELINES, DECISION_TREE, INTERCEPT, LOGISTIC_REGRESSION
+from crm_spark.models.imputation import add_last_known
 from crm_spark.models.tables import MODEL_SCORES
 from crm_spark.tables import conform, declared_rows
 
@@ -25,6 +26,7 @@ def build_scores(
     rules: DataFrame,
     coefficients: DataFrame,
     tasks: Mapping[str, Task],
+    imputation: Mapping[str, Imputation],
     as_of: date,
     models_uri: str,
 ) -> DataFrame:
@@ -35,10 +37,11 @@ def build_scores(
     Raises:
         ModelError: if a model reads features that are not there.
     """
+    seen = add_last_known(features, imputation)
     models, terms = registry.collect(), coefficients.orderBy("task", "model", "term_no").collect()
     parts = [declared_rows(features.sparkSession, MODEL_SCORES, [])]
     for task in sorted({model["task"] for model in models}):
-        rows = _rows_to_score(task, tasks[task], features, labels, as_of)
+        rows = _rows_to_score(task, tasks[task], seen, labels, as_of)
         own_terms = [term for term in terms if term["task"] == task]
         own_rules = rules.where(F.col("task") == task)
         for model in (model for model in models if model["task"] == task):

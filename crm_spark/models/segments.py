@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from scipy.optimize import linear_sum_assignment
 
 from crm_spark.config import Segments
-from crm_spark.models.matrix import laid_out
+from crm_spark.models.matrix import MatrixRules, Preparation, fit_preparation, laid_out
 from crm_spark.models.tables import SEGMENT_CANDIDATES, SEGMENT_CUSTOMERS
 from crm_spark.tables import conform, declared_rows
 
@@ -39,6 +39,7 @@ _SCORES = ("recency_score", "frequency_score", "monetary_score")
 # Amounts and counts are skewed: their logarithms are compared.
 _LOGGED = ("recency_days", "order_count", "net_amount", "mean_order_amount", "category_count")
 _SHARES = ("discount_share",)
+SEGMENT_FEATURES = (*_LOGGED, *_SHARES)
 _MAX_ITERATIONS = 50
 _HASH_STEPS = 1_000_000
 
@@ -51,13 +52,14 @@ class FittedSegments:
 
 
 def fit_segments(
-    buyers: DataFrame, rfm: DataFrame, settings: Segments, models_uri: str, models_path: str
+    buyers: DataFrame, rfm: DataFrame, settings: Segments, rules: MatrixRules, models_uri: str, models_path: str
 ) -> FittedSegments:
     """Fit, compare, name and save; without enough distinct customers for two segments there are no candidates."""
+    preparation = fit_preparation(buyers, rules, settings.cap_outliers)
     rows = _keep_sample(buyers, settings.sample_customers).join(rfm.drop("as_of"), "customer_id")
     with laid_out(rows) as laid:
-        transform = Pipeline(stages=_transform_stages())
-        distinct_count = laid.select(*_LOGGED, *_SHARES).distinct().count()
+        transform = Pipeline(stages=_transform_stages(preparation))
+        distinct_count = laid.select(*SEGMENT_FEATURES).distinct().count()
         counts = [count for count in settings.cluster_counts if count < distinct_count]
         if not counts:
             return FittedSegments([])
@@ -116,9 +118,10 @@ def _keep_sample(buyers: DataFrame, most: int) -> DataFrame:
     return buyers.where(place < round(_HASH_STEPS * most / count))
 
 
-def _transform_stages() -> list[Estimator[Any] | Transformer]:
-    logged = [f"signum({name}) * log1p(abs(cast({name} as double))) AS log_{name}" for name in _LOGGED]
-    shares = [f"coalesce({name}, 0) AS share_{name}" for name in _SHARES]
+def _transform_stages(preparation: Preparation) -> list[Estimator[Any] | Transformer]:
+    numbers = {name: preparation.number(name) for name in SEGMENT_FEATURES}
+    logged = [f"signum({numbers[name]}) * log1p(abs({numbers[name]})) AS log_{name}" for name in _LOGGED]
+    shares = [f"{numbers[name]} AS share_{name}" for name in _SHARES]
     columns = [f"log_{name}" for name in _LOGGED] + [f"share_{name}" for name in _SHARES]
     return [
         SQLTransformer(statement=f"SELECT *, {', '.join(logged + shares)} FROM __THIS__"),  # noqa: S608

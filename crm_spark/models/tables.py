@@ -69,7 +69,7 @@ MODEL_COEFFICIENTS = Table(
         _TASK,
         _MODEL,
         Column("term_no", "int", "The term's place in the model's matrix, from 0; the intercept is the last."),
-        Column("term", "string", "The feature, `feature=category`, or `intercept`."),
+        Column("term", "string", "The feature, `feature=category`, `feature=missing` or `intercept`."),
         Column("coefficient", "double", "Change in log odds for one unit of the term as the model scales it."),
         Column("mean", "double", "The term's mean among the training rows, in the same scale; 0 for baselines."),
     ),
@@ -90,6 +90,43 @@ MODEL_SCORES = Table(
         Column("reasons", "array<string>", "What speaks most for label 1; empty for baselines."),
     ),
     checks=(_PROBABILITY,),
+)
+
+MODEL_IMPUTATIONS = Table(
+    name="model_imputations",
+    comment="One row per use and feature that may be missing in the rows that a model is fitted to.",
+    key=("used_by", "feature"),
+    columns=(
+        Column("used_by", "string", "`tasks.NAME` or `segments`."),
+        Column("feature", "string", "The column of feature_customers."),
+        Column("rule", "string", "The rule that the configuration declares for it."),
+        Column(
+            "value",
+            "string",
+            "What stands where it is missing, and nothing earlier is known if it is filled forward; "
+            "NULL where another feature does.",
+            nullable=True,
+        ),
+        Column("missing_count", "bigint", "Rows in which it is missing."),
+        Column("row_count", "bigint", "All rows."),
+    ),
+)
+
+MODEL_OUTLIER_LIMITS = Table(
+    name="model_outlier_limits",
+    comment="One row per use and feature with a rule for outliers: the limits, whether or not a model is capped there.",
+    key=("used_by", "feature"),
+    columns=(
+        Column("used_by", "string", "`tasks.NAME`, `segments` or, for flags at as_of, `mart_outliers`."),
+        Column("feature", "string", "The column of feature_customers."),
+        Column("rule", "string", "The rule that the configuration declares for it."),
+        Column("low", "double", "Lower values are outliers; NULL: none is too low.", nullable=True),
+        Column("high", "double", "Higher values are outliers; NULL: none is too high.", nullable=True),
+        Column("is_capped", "boolean", "Whether the model sees the limit in the place of an outlier."),
+        Column("flagged_count", "bigint", "Outliers among the rows that the limits are fitted to."),
+        Column("row_count", "bigint", "Those of these rows in which the feature is not missing."),
+    ),
+    checks=(Check("low_up_to_high", "low IS NULL OR high IS NULL OR low <= high"),),
 )
 
 MODEL_RFM_CUT_POINTS = Table(
@@ -150,6 +187,8 @@ TABLES = (
     MODEL_RULES,
     MODEL_COEFFICIENTS,
     MODEL_SCORES,
+    MODEL_IMPUTATIONS,
+    MODEL_OUTLIER_LIMITS,
     MODEL_RFM_CUT_POINTS,
     SCORE_RFM,
     SEGMENT_CANDIDATES,

@@ -127,7 +127,7 @@ def _plan_entity(
     accounted: Set[LandedFile],
 ) -> _Entity:
     """Find the versions that were made by the same rules from some of the files."""
-    config, lake = run.config, run.lake
+    lake, rules = run.lake, site_rules(run.config, name)
     mapping = {files.name: files.source.model_dump(mode="json", exclude=OF_NO_ROW) for files in inputs}
 
     def made_of(files: Sequence[LandedFile]) -> object:

@@ -11,6 +11,7 @@ from crm_spark.features.tables import feature_customers
 from crm_spark.marts.customers import (
     build_customer_360,
     build_demographics,
+    build_outliers,
     build_rfm_cells,
     build_segment_profiles,
 )
@@ -24,10 +25,18 @@ from crm_spark.marts.tables import (
     MART_MODEL_DECILES,
     MART_MODEL_QUALITY,
     MART_MODEL_RULES,
+    MART_OUTLIERS,
     MART_RFM_CELLS,
     MART_SEGMENT_PROFILES,
 )
-from crm_spark.models.tables import MODEL_REGISTRY, MODEL_RULES, MODEL_SCORES, SCORE_RFM, SEGMENT_CUSTOMERS
+from crm_spark.models.tables import (
+    MODEL_OUTLIER_LIMITS,
+    MODEL_REGISTRY,
+    MODEL_RULES,
+    MODEL_SCORES,
+    SCORE_RFM,
+    SEGMENT_CUSTOMERS,
+)
 from crm_spark.run import Run
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import local_rows
@@ -54,6 +63,12 @@ def refresh_marts(run: Run) -> None:
             partial(build_department_weeks, as_of=run.as_of, known_until=run.known_until),
             [FACT_ORDER_LINES],
             [run.as_of, run.known_until],
+        ),
+        lambda: run.update(
+            MART_OUTLIERS,
+            lambda rows, limits: build_outliers(rows.where(at_as_of), limits, run.config.outliers),
+            [features, MODEL_OUTLIER_LIMITS],
+            [run.as_of, sorted(run.config.outliers)],
         ),
         lambda: _update_data_quality(run),
     )
