@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.clean import Cleaned, Stored, build_cleaning_account, clean_entity
+from crm_spark.cleaning.rules import site_rules
 from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.config import OF_NO_ROW
