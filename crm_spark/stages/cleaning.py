@@ -59,19 +59,19 @@ def refresh_cleaning(run: Run) -> None:
 
     run.side_by_side(*(partial(_update_entity, run, entity) for entity in entities))
     made_of = [entity.made_of for entity in entities]
-    run.update(WITHHELD_KEYS, lambda: _union([entity.cleaned().withheld for entity in entities]), given=made_of)
     stored = [*(CLEAN[entity.name] for entity in entities), *(REJECTED[entity.name] for entity in entities)]
     added_to = [entity.name for entity in entities if entity.base]
     profiled = run.completed.get(BATCH_PROFILES.name)
-    run.update(
-        BATCH_PROFILES,
-        lambda: _union(
-            [
-                *(entity.cleaned().profiles for entity in entities),
-                *([lake.read(profiled).where(F.col("entity").isin(added_to))] if profiled and added_to else []),
-            ]
+
+    def all_profiles() -> DataFrame:
+        before = [lake.read(profiled).where(F.col("entity").isin(added_to))] if profiled and added_to else []
+        return _union([*(entity.cleaned().profiles for entity in entities), *before])
+
+    run.side_by_side(
+        lambda: run.update(
+            WITHHELD_KEYS, lambda: _union([entity.cleaned().withheld for entity in entities]), given=made_of
         ),
-        given=made_of,
+        lambda: run.update(BATCH_PROFILES, all_profiles, given=made_of),
     )
 
     def build_account() -> DataFrame:
