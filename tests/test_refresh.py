@@ -220,7 +220,6 @@ def test_one_core_and_two_publish_the_same(
     [
         (["--set", "segments.start=3"], "segments.start: found an unknown key"),
         (["--set", "segments.starts=many"], "segments.starts: found 'many'"),
-        (["--set", "imputation.colour.by=median"], "imputation.colour: found no such feature"),
         (["--as-of", "2025-02-30"], "--as-of: found '2025-02-30', expected a date"),
     ],
 )
@@ -233,6 +232,12 @@ def test_a_configuration_that_cannot_be_is_one_line_and_exit_code_2(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_rule_for_no_feature_stops_the_run_before_it_writes(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"imputation\.colour: found no such feature"):
+        refreshed(spark, shop, tmp_path / "lake", settings=["imputation.colour.by=median"])
+    assert not (tmp_path / "lake").exists()
 
 
 def test_a_terminal_shows_each_stage_how_far_it_is_and_on_what() -> None:
