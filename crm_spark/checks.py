@@ -22,5 +22,5 @@ def is_broken(check: Check) -> Column:
 
 def broken_names(broken: Mapping[str, Column]) -> Column:
     """The names of those conditions (none of them NULL) that a row fulfils, in the order given."""
-    names = [F.when(condition, F.lit(name)) for name, condition in broken.items()]
-    return F.filter(F.array(*names).cast("array<string>"), lambda name: name.isNotNull())
+    names = [F.when(condition, name).otherwise("") for name, condition in broken.items()]
+    return F.array_remove(F.array(*names).cast("array<string>"), "")

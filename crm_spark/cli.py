@@ -90,8 +90,11 @@ def check_source(
     names = [only] if only else list(config.sources)
     if only and only not in config.sources:
         raise ConfigError(f"--source: found {only!r}, expected one of: {', '.join(sorted(config.sources))}")
+    from crm_spark.cleaning.rules import check_rules
+
     faults = []
     with _session(properties_file, config) as spark:
+        check_rules(spark, config)
         for name in names:
             try:
                 _print_preview(spark, name, config)
@@ -109,7 +112,10 @@ def replay_rejected(
     settings: SettingsOption = None,
     properties_file: PropertiesOption = None,
 ) -> None:
-    """Run rejected rows again after a mapping or a rule was mended, and tell what became of them; then run refresh."""
+    """Run rejected rows again after a mapping or a rule was mended, and tell what became of them; then run refresh.
+
+    It cleans as refresh does, new files too, and publishes nothing.
+    """
     from crm_spark.progress import RunProgress
     from crm_spark.replay import replay_rejected as replay
 
@@ -117,7 +123,7 @@ def replay_rejected(
     with _session(properties_file, config) as spark, RunProgress() as progress:
         replayed = replay(spark, config, datetime.now(UTC), progress)
     if not replayed.rows:
-        _say("No row was run again: no mapping or rule of an entity with rejected rows has changed.")
+        _say("The quarantine is as it was: no row has left it, and none of the files before has a new one in it.")
         return
     shown = RichTable("entity", "rejected for", "rows before", "released", "added", title="Quarantine", **_LEFT)
     for rows in replayed.rows:

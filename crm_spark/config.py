@@ -299,10 +299,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _quote_line(path: Path, error: tomllib.TOMLDecodeError) -> str:
-    """The line that TOML could not read, so that its key is named."""
+    """The key of the line that TOML could not read; not its value, which may be a secret."""
     place = re.search(r"at line (\d+)", str(error))
     lines = path.read_text(encoding="utf-8").splitlines()
-    return f"found {lines[int(place[1]) - 1].strip()!r}, " if place and int(place[1]) <= len(lines) else ""
+    if place is None or int(place[1]) > len(lines):
+        return ""
+    return f"found {lines[int(place[1]) - 1].partition('=')[0].strip()!r}, "
 
 
 def _parse_setting(setting: str) -> dict[str, Any]:

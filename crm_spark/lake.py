@@ -17,21 +17,20 @@ from datetime import UTC, date, datetime
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 from urllib.parse import unquote, urlparse
 
-import pyarrow as pa
 from delta.tables import DeltaTable as SparkDeltaTable
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
+from crm_spark.delta import answer, create_statement, file_names, quoted, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.tables import Column, Summary, Table, conform, declared_rows, local_rows, shifted_hash, summarise
+from crm_spark.tables import Column, Summary, Table, conform, declared_rows, shifted_hash, summarise, value_errors
 
 PUBLICATIONS = Table(
     name="publications",
@@ -53,23 +52,8 @@ PUBLICATIONS = Table(
     ),
 )
 
-# Every reader that analysts use knows reader version 1; each of these would raise it or mislead one of them.
-# What a publication of the last 30 days shows stays readable, and a week more.
-_PROPERTIES = {
-    "delta.enableDeletionVectors": "false",
-    "delta.columnMapping.mode": "none",
-    "delta.checkpointPolicy": "classic",
-    "delta.enableTypeWidening": "false",
-    "delta.deletedFileRetentionDuration": "interval 37 days",
-    "delta.logRetentionDuration": "interval 37 days",
-}
-
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 _SMALL_COUNT = 100_000
-
-# To read a table, Spark first runs three jobs over its log, whatever its size. So few files are named to it instead,
-# which hold the rows as they are: at reader version 1 no file has deleted rows or other names of columns.
-_FEW_FILES = 32
 
 _NOTE_SETTING = "spark.databricks.delta.commitInfo.userMetadata"
 _one_merge = threading.Lock()
@@ -123,7 +107,7 @@ class PublishedLake:
         if not self._exists(PUBLICATIONS.name):
             return []
         stored = DeltaTable(self.path(PUBLICATIONS.name))
-        rows = _answer("SELECT * FROM publications ORDER BY publication_no", PUBLICATIONS.name, stored)
+        rows = answer("SELECT * FROM publications ORDER BY publication_no", PUBLICATIONS.name, stored)
         return [_publication(row) for row in rows]
 
     def last_publication(self) -> Publication | None:
@@ -143,7 +127,7 @@ class PublishedLake:
 
     def query(self, sql: str, pin: Pin) -> list[dict[str, Any]]:
         """The few rows that SQL (DataFusion's) finds in the pinned version of a table, under the table's name."""
-        return _answer(sql, pin.name, DeltaTable(self.path(pin.name), version=pin.version))
+        return answer(sql, pin.name, DeltaTable(self.path(pin.name), version=pin.version))
 
     def _exists(self, name: str) -> bool:
         return DeltaTable.is_deltatable(self.path(name))
@@ -158,12 +142,7 @@ class Lake(PublishedLake):
 
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
-        stored = DeltaTable(self.path(pin.name), version=pin.version)
-        names = file_names(stored)
-        path = self.path(pin.name)
-        if len(names) > _FEW_FILES or not _can_be_named(path, stored, names):
-            return read_version(self.spark, path, pin.version)
-        return read_files(self.spark, path, stored, names)
+        return read_rows(self.spark, self.path(pin.name), pin.version)
 
     def write(self, table: Table, rows: DataFrame, fingerprint: str, beside: Sequence[Pin] = ()) -> Pin:
         """Replace the rows of a table and check what was written.
@@ -179,7 +158,7 @@ class Lake(PublishedLake):
         if head is None or head.declaration != table.declaration_hash:
             # CREATE OR REPLACE by path refuses other columns than the table has; REPLACE takes them.
             verb = "CREATE" if head is None else "REPLACE"
-            self.spark.sql(_create_statement(verb, table, self.path(table.name)))
+            self.spark.sql(create_statement(verb, table, self.path(table.name)))
             mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
         self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
         return self._checked_head(table, fingerprint)
@@ -208,8 +187,10 @@ class Lake(PublishedLake):
         else:
             self._merge(table, rows, removed, note)
         head = self._own_head(table, fingerprint)
+        is_large = base.row_count >= _SMALL_COUNT or self._count_rows(table.name, head.version) >= _SMALL_COUNT
         came, went = (
-            summarise(part, table) for part in self.difference(base, Pin(table.name, head.version, fingerprint, "", 0))
+            summarise(part, table, is_large=is_large)
+            for part in self.difference(base, Pin(table.name, head.version, fingerprint, "", 0))
         )
         _raise_if_broken(table, came)
         content_hash = shifted_hash(base.content_hash, came, went)
@@ -268,7 +249,7 @@ class Lake(PublishedLake):
             [asdict(pin) for _, pin in sorted(publication.tables.items())],
         )
         if self._head(PUBLICATIONS.name) is None:
-            self.spark.sql(_create_statement("CREATE", PUBLICATIONS, self.path(PUBLICATIONS.name)))
+            self.spark.sql(create_statement("CREATE", PUBLICATIONS, self.path(PUBLICATIONS.name)))
         declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
             self.path(PUBLICATIONS.name)
         )
@@ -314,10 +295,8 @@ class Lake(PublishedLake):
         return next((older for older in heads if older.fingerprint is not None), None)
 
     def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
-        try:
+        with _constraint_errors(table):
             rows.write.format("delta").mode(mode).option("userMetadata", note).save(self.path(table.name))
-        except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
-            _raise_if_broken_constraint(table, error)
 
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
         key = list(table.key)
@@ -342,11 +321,14 @@ class Lake(PublishedLake):
         with _one_merge:
             self.spark.conf.set(_NOTE_SETTING, note)
             try:
-                merge.execute()
-            except (PySparkException, Py4JJavaError) as error:
-                _raise_if_broken_constraint(table, error)
+                with _constraint_errors(table):
+                    merge.execute()
             finally:
                 self.spark.conf.unset(_NOTE_SETTING)
+
+    def _count_rows(self, name: str, version: int) -> int:
+        files = DeltaTable(self.path(name), version=version).get_add_actions()
+        return sum(count or 0 for count in files["num_records"].to_pylist())
 
     def _own_head(self, table: Table, fingerprint: str) -> _Head:
         head = self._head(table.name)
@@ -361,38 +343,10 @@ class Lake(PublishedLake):
         fingerprint = str(head.fingerprint)
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
         rows = self.read(pin)
-        if _count_rows(DeltaTable(self.path(table.name), version=head.version)) < _SMALL_COUNT:
-            rows = rows.coalesce(1)
-        summary = summarise(rows, table)
+        is_large = self._count_rows(table.name, head.version) >= _SMALL_COUNT
+        summary = summarise(rows if is_large else rows.coalesce(1), table, is_large=is_large)
         _raise_if_broken(table, summary)
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
-
-
-def read_version(spark: SparkSession, path: str, version: int) -> DataFrame:
-    """The rows of one version of a Delta table, whoever wrote it."""
-    return spark.read.format("delta").option("versionAsOf", version).load(path)
-
-
-def read_files(spark: SparkSession, path: str, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
-    """The rows of some files of a version, by their names."""
-    schema = StructType.fromJson(json.loads(stored.schema().to_json()))
-    if not names:
-        return local_rows(spark, schema, [])
-    if not _can_be_named(path, stored, names):
-        last_parts = [name.rsplit("/", 1)[-1] for name in names]
-        return read_version(spark, path, stored.version()).where(F.col("_metadata.file_name").isin(last_parts))
-    return spark.read.schema(schema).parquet(*(f"{path}/{name}" for name in names))
-
-
-def file_names(stored: DeltaTable) -> list[str]:
-    """The names of a version's files, relative to the table."""
-    return cast(list[str], stored.get_add_actions()["path"].to_pylist())
-
-
-def _can_be_named(path: str, stored: DeltaTable, names: Sequence[str]) -> bool:
-    """Whether Spark reads a table's rows from its files by their names, without a look at its log."""
-    holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
-    return holds_rows_as_they_are and not _is_pattern(path) and not any("/" in name for name in names)
 
 
 def published_views(lake: PublishedLake, publication: Publication) -> dict[str, str]:
@@ -402,12 +356,6 @@ def published_views(lake: PublishedLake, publication: Publication) -> dict[str, 
         rows = f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"  # noqa: S608 (quoted)
         views[name] = f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS {rows}"
     return views
-
-
-def _answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
-    # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
-    rows = QueryBuilder().register(name, table).execute(sql).read_all()
-    return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
 
 
 def _local_folder(uri: str) -> Path | None:
@@ -437,44 +385,6 @@ def content_fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def quoted(identifier: str) -> str:
-    """An identifier as Spark SQL reads it literally."""
-    return "`" + identifier.replace("`", "``") + "`"
-
-
-def _is_pattern(uri: str) -> bool:
-    """Whether Spark takes the name of a file below for a pattern (or, because of a colon, for no path at all)."""
-    return re.search(r"[\\\[\]{}*?:]", uri.split("://")[-1]) is not None
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _create_statement(verb: str, table: Table, path: str) -> str:
-    columns = ", ".join(
-        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {_text(c.comment)}"
-        for c in table.columns
-    )
-    properties = dict(_PROPERTIES)
-    properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
-    # Statistics on what readers prune by; personal values would stay in the log after their rows were erased.
-    properties["delta.dataSkippingStatsColumns"] = ",".join(
-        quoted(c.name)
-        for c in table.columns
-        if not c.personal and (c.name in table.key or c.type in ("date", "timestamp"))
-    )
-    listed = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in sorted(properties.items()))
-    return (
-        f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
-        f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
-    )
-
-
-def _count_rows(stored: DeltaTable) -> int:
-    return sum(count or 0 for count in stored.get_add_actions()["num_records"].to_pylist())
-
-
 def _as_head(commit: Mapping[str, Any]) -> _Head:
     note = json.loads(commit.get("userMetadata") or "{}")
     beside = [Pin(**pin) for pin in note.get("beside", ())]
@@ -491,19 +401,18 @@ def _raise_if_broken(table: Table, summary: Summary) -> None:
         raise ContractError(f"{table.name}: rows break the declared table: {'; '.join(summary.violations)}")
 
 
-def _raise_if_broken_constraint(table: Table, error: PySparkException | Py4JJavaError) -> NoReturn:
+@contextmanager
+def _constraint_errors(table: Table) -> Iterator[None]:
     """Name the broken rule without the values that broke it, which may be personal."""
-    text = str(error)
-    for check in table.checks:
-        if f"CHECK constraint {check.name} " in text:
-            raise ContractError(f"{table.name}: rows break {check.name}: {check.must_hold}") from None
-    if "NOT NULL constraint violated for column: " in text:
-        column = text.split("NOT NULL constraint violated for column: ")[1].split(".")[0]
-        raise ContractError(f"{table.name}: {column} is NULL in some rows, expected a value") from None
-    for condition in ("CAST_INVALID_INPUT", "CAST_OVERFLOW", "ARITHMETIC_OVERFLOW"):
-        if f"[{condition}]" in text:
-            raise ContractError(
-                f"{table.name}: {condition} in some rows; where a mapping compares or computes with text, "
-                "write cast(column as type), which gives NULL for what cannot be read"
-            ) from None
-    raise error
+    try:
+        with value_errors(table.name):
+            yield
+    except (PySparkException, Py4JJavaError) as error:
+        text = str(error)
+        for check in table.checks:
+            if f"CHECK constraint {check.name} " in text:
+                raise ContractError(f"{table.name}: rows break {check.name}: {check.must_hold}") from None
+        if "NOT NULL constraint violated for column: " in text:
+            column = text.split("NOT NULL constraint violated for column: ")[1].split(".")[0]
+            raise ContractError(f"{table.name}: {column} is NULL in some rows, expected a value") from None
+        raise

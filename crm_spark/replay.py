@@ -43,6 +43,8 @@ class Replay:
 def replay_rejected(spark: SparkSession, config: Config, run_at: datetime, progress: RunProgress) -> Replay:
     """Clean what a mended mapping or rule concerns, and compare the quarantine with what it was.
 
+    New files are taken in, too, but not compared. Entities are left out of which no row left or joined the quarantine.
+
     Raises:
         CrmSparkError: as a refresh does; LakeError if nothing has been cleaned here yet.
     """
@@ -81,20 +83,22 @@ def _compare(entity: str, before: DataFrame, after: DataFrame) -> list[Replayed]
         )
         .orderBy(F.desc("before_count"), "reasons")
     )
-    return [Replayed(entity, tuple(found["reasons"]), *found[1:]) for found in counted.collect()]
+    rows = [Replayed(entity, tuple(found["reasons"]), *found[1:]) for found in counted.collect()]
+    return rows if any(row.released_count or row.added_count for row in rows) else []
 
 
 def _compare_outcomes(before: DataFrame, after: DataFrame, entities: Sequence[str]) -> dict[str, dict[str, int]]:
     """By entity, how the counts of the files of before changed."""
     known = after.join(before.select("source", "batch_id"), ["source", "batch_id"], "left_semi")
-    sums = [
+    was, now = (
         {
-            row["entity"]: row
+            row["entity"]: row.asDict()
             for row in account.groupBy("entity").agg(*(F.sum(f"{o}_count").alias(o) for o in _OUTCOMES)).collect()
         }
         for account in (before, known)
-    ]
+    )
+    nothing = dict.fromkeys(_OUTCOMES, 0)
     return {
-        entity: {outcome: sums[1][entity][outcome] - sums[0][entity][outcome] for outcome in _OUTCOMES}
+        entity: {outcome: now.get(entity, nothing)[outcome] - was[entity][outcome] for outcome in _OUTCOMES}
         for entity in dict.fromkeys(entities)
     }

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import reduce
 
 import pyarrow as pa
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -66,6 +70,30 @@ def local_rows(spark: SparkSession, schema: str | StructType, rows: Iterable[Seq
     return spark.createDataFrame(pa.Table.from_pylist(values, schema=arrow_schema), schema=declared)
 
 
+def union_of(frames: Iterable[DataFrame]) -> DataFrame:
+    """The rows of all frames, which have the same columns."""
+    return reduce(DataFrame.unionByName, frames)
+
+
+@contextmanager
+def value_errors(name: str) -> Iterator[None]:
+    """A value that an expression cannot take ends in one line, which names the table and does not show the value.
+
+    Raises:
+        ContractError: in place of Spark's error, whose text has the value.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
+        for condition in ("CAST_INVALID_INPUT", "CAST_OVERFLOW", "ARITHMETIC_OVERFLOW"):
+            if f"[{condition}]" in str(error):
+                raise ContractError(
+                    f"{name}: {condition} in some rows; where a mapping or a rule compares or computes with text, "
+                    "write cast(column as type), which gives NULL for what cannot be read"
+                ) from None
+        raise
+
+
 def conform(rows: DataFrame, table: Table) -> DataFrame:
     """The same rows with the declared columns in the declared order.
 
@@ -111,8 +139,8 @@ def shifted_hash(content_hash: str, came: Summary, went: Summary) -> str:
     return f"{row_count + came.row_count - went.row_count}:{hash_sum + came.hash_sum - went.hash_sum}"
 
 
-def summarise(rows: DataFrame, table: Table) -> Summary:
-    """Count and hash the rows and check them against the declaration.
+def summarise(rows: DataFrame, table: Table, *, is_large: bool = False) -> Summary:
+    """Count and hash the rows and check them against the declaration; many rows sooner in two scans than in one.
 
     The content hash is the row count and the sum of `xxhash64` over the non-volatile columns and over which of
     them are NULL: it does not depend on the order of rows or on how they are partitioned.
@@ -124,16 +152,25 @@ def summarise(rows: DataFrame, table: Table) -> Summary:
     # xxhash64 passes over NULL, so a value that moved to a column beside it would not show.
     is_null = (F.col(column.name).isNull() for column in lasting if column.nullable)
     hash_ = F.xxhash64(*(F.col(column.name) for column in lasting), *is_null)
-    key_count = F.count_distinct(F.xxhash64(*(F.col(name) for name in table.key)))
-    measures = [F.count("*"), key_count, *(F.sum(part) for part in _hash_parts(hash_))]
+    key_hash = F.xxhash64(*(F.col(name) for name in table.key))
+    measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_))]
     measures += [F.count_if(fault) for fault in faults.values()]
-    (measured,) = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).collect()
-    row_count, keys, low, middle, high, *fault_counts = (value or 0 for value in measured)
+    if is_large:  # in one scan, all measures would be kept for every key
+        hashed = rows.select(key_hash.alias("key_hash")).repartition("key_hash")
+        measured = [*_measure(rows, measures), *_measure(hashed, [F.count_distinct("key_hash")])]
+    else:
+        measured = _measure(rows, [*measures, F.count_distinct(key_hash)])
+    row_count, low, middle, high, *fault_counts, keys = measured
     violations = [f"{count} rows: {fault}" for fault, count in zip(faults, fault_counts, strict=True) if count]
     # Hashes of keys are cheaper to compare than keys, and in rare cases equal for two of them.
     if keys < row_count and (repeated := rows.groupBy(*table.key).count().where("count > 1").count()):
         violations.append(f"{repeated} keys ({', '.join(table.key)}) stand more than once")
     return Summary(row_count, low + (middle << 21) + (high << 42), tuple(violations))
+
+
+def _measure(rows: DataFrame, measures: Sequence[SparkColumn]) -> list[int]:
+    (measured,) = rows.agg(*(measure.alias(f"m{index}") for index, measure in enumerate(measures))).collect()
+    return [value or 0 for value in measured]
 
 
 def _hash_parts(hash_: SparkColumn) -> list[SparkColumn]:

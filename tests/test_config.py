@@ -110,7 +110,7 @@ def test_a_setting_without_a_key_or_value_says_what_was_expected(tmp_path: Path,
         ("features.windows_days = []", ("features.windows_days: found []", "at least 1 item")),
         ("features.windows_days = [0, 28]", ("features.windows_days.0: found 0", "greater than or equal to 1")),
         ("as_of = '2017-12-31'", ("as_of: found '2017-12-31'", "valid date")),
-        ("as_of = 2017-02-30", ("as_of = 2017-02-30", "expected", "TOML")),
+        ("as_of = 2017-02-30", ("found 'as_of', expected a configuration in TOML",)),
         ("as_of = 2017-12-31T10:00:00", ("as_of: found", "valid date")),
         ("lake = ", ("expected a configuration in TOML",)),
         ("lake = 'a'\nlake = 'b'", ("expected a configuration in TOML",)),
@@ -172,6 +172,9 @@ def test_a_secret_in_a_configuration_is_refused_and_not_told(tmp_path: Path, sec
     key = secret.partition(" =")[0]
     message = the_error(tmp_path, a_source(f"{re.sub(f'{key} = [^,]*, ', '', f'{JDBC}, ')}{secret}"))
     assert key in message
+    assert "s3cret" not in message
+    message = the_error(tmp_path, "password = s3cret")
+    assert "found 'password', expected a configuration in TOML" in message
     assert "s3cret" not in message
 
 

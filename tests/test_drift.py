@@ -26,7 +26,10 @@ def checked(
         ({"order_id": "string"}, f"found no column amount, expected it as in files before{OWN}"),
         ({"Ann Lee": "string"}, "found none of the columns of files before; has it a header line?"),
         ({"order_id": "string", "price": "string"}, RENAMED),
-        (BEFORE | {"amount": "double"}, "found column amount of type double, expected string as before"),
+        (
+            BEFORE | {"amount": "double"},
+            "found column amount of type double, expected string as before; files of another form need a source of their own",
+        ),
         ({"order_id": "string", "Amount": "string"}, "found column Amount, expected amount as in files before"),
         (
             BEFORE | {"channel": "string"},

@@ -67,6 +67,15 @@ def test_of_a_delta_table_the_rows_of_added_files_are_extracted_as_they_are(
     assert new_in(spark, lake, second, first, "id") == [(4,)]
     assert taken_in(spark, lake, source, second) == second
 
+    # Files that hold rows of others anew bring none, before and after rows that are new.
+    spark.sql(f"INSERT INTO delta.`{path}` VALUES (6, 'Rome', NULL, NULL)")
+    spark.sql(f"OPTIMIZE delta.`{path}`")
+    spark.sql(f"INSERT INTO delta.`{path}` VALUES (7, 'a b/ü', NULL, NULL)")
+    third = taken_in(spark, lake, source, second)
+    assert new_in(spark, lake, third, second, "id") == [(6,), (7,)]
+    spark.sql(f"OPTIMIZE delta.`{path}`")
+    assert taken_in(spark, lake, source, third) == third
+
 
 def test_of_a_delta_table_whose_past_is_unknown_all_is_extracted(spark: SparkSession, tmp_path: Path) -> None:
     lake, path = tmp_path / "lake", tmp_path / "orders"
@@ -278,9 +287,13 @@ def test_a_database_is_followed_row_by_row_and_its_password_is_written_nowhere(
 
     # A table of another form stops the run before anything of it is taken in.
     postgres.run("ALTER TABLE lines RENAME COLUMN card TO member; UPDATE lines SET updated_at = '2026-10-03'")
-    with pytest.raises(SourceError, match=r"sources.shop: file public.lines_.*: found no column card, expected it as"):
+    with pytest.raises(
+        SourceError,
+        match=r"sources.shop: file public.lines_.*: found no column card, expected it as .*; a view that has",
+    ):
         site.clean()
     assert site.pins() == stood
+    assert len(list((Path(site.lake.uri) / "landing" / "shop").iterdir())) == 2
 
     password = postgres.owner.password.encode()
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
@@ -319,6 +332,12 @@ def test_what_a_database_refuses_is_told_in_one_line_without_a_secret(
     assert the_error("public.nothing").startswith(f"sources.shop.table: {nowhere}{postgres.host}/postgres, expected")
     with pytest.raises(SourceError, match=r"sources.shop.watermark: found infinity as the greatest at, expected a"):
         taken_in(spark, tmp_path, a_table(postgres, "things", watermark="at"))
+    postgres.run(
+        "CREATE TABLE plans (id int, at timestamp); INSERT INTO plans VALUES (1, '2026-01-01'), (2, '2062-01-01')"
+    )
+    later = r"sources.shop.watermark: found 2062-01-01 00:00:00 as the greatest at, expected none later than now"
+    with pytest.raises(SourceError, match=later):
+        taken_in(spark, tmp_path, a_table(postgres, "plans", watermark="at"))
     shut = the_error(url="jdbc:postgresql://127.0.0.1:9/postgres?sslmode=disable")
     assert shut.startswith(
         "sources.shop.url: found no PostgreSQL that answers at jdbc:postgresql://127.0.0.1:9/postgres:"

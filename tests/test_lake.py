@@ -18,8 +18,9 @@ from pyspark.sql import functions as F
 
 import crm_spark.lake
 from crm_spark.checks import Check
+from crm_spark.delta import quoted
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views, quoted
+from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views
 from crm_spark.tables import Column, Table, summarise
 
 PEOPLE = Table(

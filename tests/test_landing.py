@@ -105,6 +105,7 @@ def test_a_known_name_with_other_content_is_an_error_that_names_both(tmp_path: P
     sources = {"shop": a_source(tmp_path / "in")}
     a_file(tmp_path / "in", "orders.csv", "id\n1\n")
     first = landed(lake, sources)
+    a_file(tmp_path / "in", "before.csv", "id\n0\n")
     a_file(tmp_path / "in", "orders.csv", "id\n2\n")
     with pytest.raises(SourceError) as caught:
         landed(lake, sources, first)

@@ -6,7 +6,9 @@ from datetime import date
 import pytest
 from builders import rows_of, utc
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
+from crm_spark.cleaning.profile import bucket_of
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.facts.tables import FACT_ORDER_LINES
 from crm_spark.marts.operations import build_data_quality, build_department_weeks, count_missing
@@ -40,6 +42,9 @@ def test_data_quality_tells_of_each_file_what_it_lacks_and_how_it_differs_from_t
     spark: SparkSession,
 ) -> None:
     amounts = [{"3": 8, "20": 2}, {"3": 5, "20": 4, "100": 1}, {"20": 6}]
+    # Later files list brands in buckets only.
+    names = spark.createDataFrame([("a",), ("b",)], "value string").select("value", bucket_of(F.col("value"))).collect()
+    buckets = [value for _, value in names]
     account, ledger, profiles = [], [], []
     for number, values in enumerate(amounts):
         of_file = {"source": "shop", "entity": "orders", "batch_id": f"b{number}", "file_name": f"{number}.csv"}
@@ -52,6 +57,8 @@ def test_data_quality_tells_of_each_file_what_it_lacks_and_how_it_differs_from_t
         )
         listed = [{"column": "amount", "value": value, "row_count": count} for value, count in values.items()]
         listed.append({"column": "channel", "value": "web", "row_count": sum(values.values())})
+        brands = buckets if number else ("a", "b")
+        listed += [{"column": "brand", "value": brand, "row_count": 5} for brand in brands]
         profiles.append(
             {name: of_file[name] for name in ("source", "entity", "batch_id")}
             | {"good_count": 10, "late_count": number, "last_happened_at": utc("2026-10-01 12:00:00"), "values": listed}
@@ -100,5 +107,5 @@ def test_data_quality_tells_of_each_file_what_it_lacks_and_how_it_differs_from_t
     for number, values in enumerate(amounts):
         drift = {row["column"]: float(row["moved_share"]) for row in rows[f"b{number}"]["drift"]}
         if number:
-            assert drift == {"amount": pytest.approx(moved(so_far, values), abs=1e-6), "channel": 0}
+            assert drift == {"amount": pytest.approx(moved(so_far, values), abs=1e-6), "brand": 0, "channel": 0}
         so_far += Counter(values)

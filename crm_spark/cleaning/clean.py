@@ -1,6 +1,6 @@
 """Cleaning: parse leniently, judge each row by itself, settle rows with the same key, lose nothing."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -23,7 +23,7 @@ from crm_spark.cleaning.settling import (
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.sources.landing import LandedFile
 from crm_spark.sources.reading import SourceFiles, read_landed
-from crm_spark.tables import Table, conform, declared_rows, local_rows
+from crm_spark.tables import Table, conform, declared_rows, local_rows, union_of, value_errors
 
 _OF_REJECTED = ("source", "batch_id", "row_text", "reasons")
 _LEFT_OUT = "source string, batch_id string, duplicate_count bigint, superseded_count bigint, deletion_count bigint"
@@ -64,6 +64,7 @@ def clean_entity(
 
     Raises:
         ConfigError: if a mapping is not possible over the file's columns.
+        ContractError: if a mapping or a rule compares or computes with a text that it cannot read.
     """
     table = CLEAN[entity]
 
@@ -82,9 +83,10 @@ def clean_entity(
         return nothing
     # Files are parsed once. The text of a good row is seldom asked for, and then read again.
     kept_text = F.when(~F.col("is_good"), F.col("row_text"))
-    judged = _union(judge(files) for files in new if files.files).withColumn("row_text", kept_text).persist()
+    judged = union_of(judge(files) for files in new if files.files).withColumn("row_text", kept_text).persist()
     good = judged.where("is_good")
-    survey = survey_keys(judged, table, standing)
+    with value_errors(table.name):
+        survey = survey_keys(judged, table, standing)
     bad = judged.where("NOT is_good").select(*_OF_REJECTED)
     profiles = profile_batches(good, entity, table, rules)
     if survey.contested is None:
@@ -107,7 +109,7 @@ def clean_entity(
     return Cleaned(
         accepted=conform(accepted, table),
         removed=survey.contested.join(settled_accepted, key, "left_anti") if survey.meets_standing else None,
-        rejected=_build_rejected(_union([bad, *conflicting]), REJECTED[entity]),
+        rejected=_build_rejected(union_of([bad, *conflicting]), REJECTED[entity]),
         withheld=conform(
             keep_other_keys(nothing.withheld, survey.contested, table).unionByName(
                 build_withheld(entity, settled, table)
@@ -214,7 +216,3 @@ def _build_rejected(rows: DataFrame, table: Table) -> DataFrame:
         F.count("*").alias("row_count"),
     )
     return conform(grouped.select(*table.column_names), table)
-
-
-def _union(frames: Iterable[DataFrame]) -> DataFrame:
-    return reduce(DataFrame.unionByName, frames)

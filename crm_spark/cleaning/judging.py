@@ -13,8 +13,8 @@ from crm_spark.cleaning.expressions import columns_of, parse_expression
 from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.tables import OWN_COLUMNS
 from crm_spark.config import Source
+from crm_spark.delta import quoted
 from crm_spark.errors import ConfigError
-from crm_spark.lake import quoted
 from crm_spark.sources.reading import CORRUPT, SourceFiles
 from crm_spark.tables import Column, Table, local_rows
 
@@ -27,11 +27,11 @@ JUDGEMENT = ("ingested_at", "is_deletion", "is_good", "reasons", "row_text")
 def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, rules: SiteRules) -> DataFrame:
     """The canonical columns of every row, when it came, whether it is a deletion, whether it is good or why not.
 
-    These are `ingested_at`, `is_deletion`, `is_good` and `reasons`; `row_text` is the row as it came. A deletion needs
-    only its key and its place among versions.
+    These are `ingested_at`, `is_deletion`, `is_good` and `reasons` (NULL if it is good); `row_text` is the row as it
+    came. A deletion needs only its key and its place among versions.
 
     Raises:
-        ConfigError: if the mapping is not possible over the file's columns, or a site's rule has a name that is taken.
+        ConfigError: if the mapping is not possible over the file's columns.
     """
     name, source, file_columns = files.name, files.source, list(files.known)
     mapped = _parse_mapping(name, source, file_columns, table)
@@ -56,13 +56,16 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, rules: SiteRule
         column.name: mapped.get(column.name, defaults.get(column.name, F.lit(None).cast(column.type)))
         for column in table.columns
     }
-    # A file may be one piece that cannot be split: all cores shall work on its rows.
-    spread = raw.repartition(*(values[name] for name in table.key))
-    with_values = spread.select(
+    task_count = raw.sparkSession.conf.get("spark.sql.shuffle.partitions")
+    if len(files.files) < int(str(task_count)):
+        # A file may be one piece that cannot be split: all cores shall work on its rows.
+        raw = raw.repartition(*(values[name] for name in table.key))
+    with_values = raw.select(
         *(value.alias(f"raw_{column}") for column, value in values.items()),
         ingested_at.alias("ingested_at"),
         _is_deletion(raw, name, source, file_columns).alias("is_deletion"),
-        F.coalesce(CORRUPT, F.to_json(F.struct(*map(quoted, file_columns)))).alias("row_text"),
+        F.struct(*map(quoted, file_columns)).alias("row"),
+        CORRUPT,
         F.col(CORRUPT).isNotNull().alias("is_corrupt"),
         _has_replaced_bytes(raw, source).alias("has_replaced_bytes"),
     )
@@ -84,16 +87,19 @@ def judge_rows(raw: DataFrame, files: SourceFiles, table: Table, rules: SiteRule
             broken[f"{column.name}_missing"] = raw_value.isNull()
     if "currency" in table.column_names:
         of_content["currency_not_reporting"] = ~F.col("currency").eqNullSafe(rules.currency)
-    of_content |= {check.name: is_broken(check) for check in table.checks}
-    for check in rules.reject:
-        if check.name in {*of_text, *of_row, *of_content}:
-            raise ConfigError(f"rules.{check.name}: found a name that a rule of {table.name} has, expected another")
-        of_content[check.name] = is_broken(check)
+    of_content |= {check.name: is_broken(check) for check in (*table.checks, *rules.reject)}
     of_row |= {rule: is_broken_ & ~F.col("is_deletion") for rule, is_broken_ in of_content.items()}
     # What cannot be split into fields has no values to judge.
     broken_rules = of_text | {rule: is_broken_ & ~F.col("is_corrupt") for rule, is_broken_ in of_row.items()}
-    judged = typed.withColumns({"is_good": ~reduce(or_, broken_rules.values()), "reasons": broken_names(broken_rules)})
-    return judged.select(*table.column_names, *JUDGEMENT)
+    judged = typed.withColumn("is_good", ~reduce(or_, broken_rules.values()))
+    # Reasons and text are costly, and few rows need them.
+    explained = judged.withColumns(
+        {
+            "reasons": F.when(~F.col("is_good"), broken_names(broken_rules)),
+            "row_text": F.coalesce(CORRUPT, F.to_json("row")),
+        }
+    )
+    return explained.select(*table.column_names, *JUDGEMENT)
 
 
 def mapped_columns(source: Source) -> set[str]:

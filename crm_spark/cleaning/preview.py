@@ -15,11 +15,11 @@ from crm_spark.cleaning.judging import judge_rows
 from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.config import Source
-from crm_spark.lake import quoted
+from crm_spark.delta import quoted
 from crm_spark.sources.extracts import sample_rows
 from crm_spark.sources.landing import copy_sample, find_files
 from crm_spark.sources.reading import CORRUPT, SourceFiles, read_columns, read_rows
-from crm_spark.tables import Table
+from crm_spark.tables import Table, value_errors
 
 PERSONAL = "(personal)"
 _SAMPLE_ROWS = 1000
@@ -75,8 +75,9 @@ def preview_source(spark: SparkSession, name: str, source: Source, rules: SiteRu
     Raises:
         ConfigError: if the mapping is not possible over the file's columns.
         SourceError: if there is no file or table, or it cannot be read.
+        ContractError: if a mapping or a rule compares or computes with a text that it cannot read.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, value_errors(f"sources.{name}"):
         sample = (
             _sample_extract(spark, name, source) if source.is_extracted else _sample_file(spark, name, source, folder)
         )

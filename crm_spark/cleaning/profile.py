@@ -9,7 +9,7 @@ from crm_spark.cleaning.tables import BATCH_PROFILES, HAPPENED_AT, PROFILED
 from crm_spark.tables import Table, conform
 
 _MOST_VALUES = 50
-_OTHER, _NONE = "(other)", "(none)"
+_NONE = "(none)"
 
 
 def profile_batches(good: DataFrame, entity: str, table: Table, rules: SiteRules) -> DataFrame:
@@ -52,8 +52,14 @@ _TYPE_OF_VALUES = next(column.type for column in BATCH_PROFILES.columns if colum
 
 
 def _count_values(alike: DataFrame, batch: list[str], columns: tuple[str, ...]) -> DataFrame:
-    """Rows: one per batch with its most frequent values by column."""
-    of_column = [F.struct(F.lit(name).alias("column"), F.col(f"value_of_{name}").alias("value")) for name in columns]
+    """Rows: one per batch with its values by column, or buckets of them where they are many."""
+    of_column = [
+        F.struct(
+            F.lit(name).alias("column"),
+            F.coalesce(F.col(f"value_of_{name}").cast("string"), F.lit(_NONE)).alias("value"),
+        )
+        for name in columns
+    ]
     counted = (
         alike.select(
             *batch, "row_count", F.inline(F.array(*of_column).cast("array<struct<column:string,value:string>>"))
@@ -61,10 +67,10 @@ def _count_values(alike: DataFrame, batch: list[str], columns: tuple[str, ...]) 
         .groupBy(*batch, "column", "value")
         .agg(F.sum("row_count").alias("row_count"))
     )
-    rank = F.row_number().over(Window.partitionBy(*batch, "column").orderBy(F.desc("row_count"), "value"))
-    most = F.when(rank <= _MOST_VALUES, F.col("value")).otherwise(_OTHER)
+    value_count = F.count("*").over(Window.partitionBy(*batch, "column"))
+    in_buckets = F.when(value_count > _MOST_VALUES, bucket_of(F.col("value"))).otherwise(F.col("value"))
     return (
-        counted.withColumn("value", most)
+        counted.withColumn("value", in_buckets)
         .groupBy(*batch, "column", "value")
         .agg(F.sum("row_count").alias("row_count"))
         .groupBy(*batch)
@@ -72,15 +78,28 @@ def _count_values(alike: DataFrame, batch: list[str], columns: tuple[str, ...]) 
     )
 
 
+def bucket_of(value: Column) -> Column:
+    """The bucket that a value falls into where a column has too many to list; a bucket's name is its own."""
+    bucket = F.format_string("#%02d", F.pmod(F.xxhash64(value), F.lit(_MOST_VALUES)))
+    return F.when(is_bucket(value), value).otherwise(bucket)
+
+
+def is_bucket(value: Column) -> Column:
+    """Whether it is the name of a bucket."""
+    return value.rlike("^#[0-9]{2}$")
+
+
 def _in_groups(table: Table, name: str) -> Column:
-    """The value as a text; numbers by their first digit: 37.50 and 31 are both in 30."""
+    """The value; of a number its first digit, with zeros for the others: 37.50 and 31 are both in 30."""
     kind = next(column.type for column in table.columns if column.name == name)
     value = F.col(name)
-    if kind.startswith("decimal") or kind == "bigint":
-        whole = F.floor(F.abs(value)).cast("string")
-        size = F.concat(F.substring(whole, 1, 1), F.repeat(F.lit("0"), F.length(whole) - 1))
-        value = F.when(value < 0, F.concat(F.lit("-"), size)).otherwise(size)
-    return F.coalesce(value.cast("string"), F.lit(_NONE))
+    if not (kind.startswith("decimal") or kind == "bigint"):
+        return value
+    whole = F.floor(F.abs(value)).cast("bigint")
+    size = F.lit(10**18).cast("bigint")
+    for digits in reversed(range(18)):
+        size = F.when(whole < 10 ** (digits + 1), F.lit(10**digits).cast("bigint")).otherwise(size)
+    return F.signum(value).cast("bigint") * (whole - F.pmod(whole, size))
 
 
 def _is_late(entity: str, rules: SiteRules) -> Column:
@@ -92,4 +111,6 @@ def _is_late(entity: str, rules: SiteRules) -> Column:
 
 def _when_happened(entity: str) -> list[Column]:
     at = F.col(HAPPENED_AT[entity]) if entity in HAPPENED_AT else F.lit(None).cast("timestamp")
-    return [F.min(at).alias("first_happened_at"), F.max(at).alias("last_happened_at")]
+    # One row of a wrong year would pass for fresh ones for years.
+    has_happened = at <= F.col("ingested_at")
+    return [F.min(at).alias("first_happened_at"), F.max(F.when(has_happened, at)).alias("last_happened_at")]

@@ -10,7 +10,18 @@ from crm_spark.cleaning.expressions import parse_expression
 from crm_spark.cleaning.tables import CLEAN, OWN_COLUMNS
 from crm_spark.config import Config
 from crm_spark.errors import ConfigError
-from crm_spark.tables import declared_rows
+from crm_spark.tables import Table, declared_rows
+
+# Reasons to reject a row that are no check of its table.
+_OF_EVERY_ENTITY = frozenset(
+    {
+        "row_not_readable",
+        "text_not_in_encoding",
+        "sequence_missing",
+        "currency_not_reporting",
+        "key_with_other_content",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -42,15 +53,27 @@ def site_rules(config: Config, entity: str) -> SiteRules:
 
 
 def check_rules(spark: SparkSession, config: Config) -> None:
-    """See that all rules are conditions.
+    """See that all rules are conditions, under names of their own.
 
     Raises:
         ConfigError: if one is not.
     """
     for entity in sorted({rule.entity for rule in config.rules.values()}):
-        rules = site_rules(config, entity)
-        no_rows = declared_rows(spark, CLEAN[entity], [])
+        rules, table = site_rules(config, entity), CLEAN[entity]
+        no_rows, taken = declared_rows(spark, table, []), _reasons_of(table)
         for check in (*rules.reject, *rules.warn):
+            if check.name in taken:
+                raise ConfigError(f"rules.{check.name}: found a name that a rule of {table.name} has, expected another")
             ((_, kind),) = no_rows.select(F.expr(check.must_hold)).dtypes
             if kind != "boolean":
                 raise ConfigError(f"rules.{check.name}.must_hold: found a {kind}, expected a condition such as x > 0")
+
+
+def _reasons_of(table: Table) -> frozenset[str]:
+    """The reasons for which rows of every site are rejected."""
+    of_columns = {
+        reason
+        for column in table.columns
+        for reason in (f"{column.name}_missing", f"{column.name}_not_{column.type.partition('(')[0]}")
+    }
+    return _OF_EVERY_ENTITY | of_columns | {check.name for check in table.checks}

@@ -29,8 +29,8 @@ class Standing:
 class Survey:
     """What the keys of new rows tell of the work to do.
 
-    `contested` are the keys that need settling (None: no such key), `standing` is what stands near the new keys, and
-    `meets_standing` tells whether any new good row has a key of it.
+    `contested` are the keys that need settling, and perhaps a few more (None: no such key), `standing` is what stands
+    near the new keys, and `meets_standing` tells whether any new good row has a key of it.
     """
 
     contested: DataFrame | None
@@ -41,28 +41,33 @@ class Survey:
 
 def survey_keys(judged: DataFrame, table: Table, standing: Standing | None) -> Survey:
     """Find the keys that several good rows have, or one and something that stands, or that one deletes."""
-    key = list(table.key)
-    noted = judged.groupBy(*key).agg(
-        F.count_if("is_good").alias("good_count"),
-        F.count_if(F.col("is_good") & F.col("is_deletion")).alias("deletion_count"),
-        F.count_if(~F.col("is_good")).alias("bad_count"),
+    good = judged.where("is_good")
+    if standing is not None:
+        standing = _near(standing, good.select(*table.key))
+    # Hashes of keys are cheaper to count than keys. Of two keys that share one, each is then settled by itself.
+    key_hash = F.xxhash64(*table.key).alias("key_hash")
+    claims = F.when(~F.col("is_good"), 0).when(F.col("is_deletion"), 2).otherwise(1).alias("claims")
+    # Few keys come twice: rows are brought together before they are counted.
+    noted = (
+        judged.select(key_hash, claims, "is_good")
+        .repartition("key_hash")
+        .groupBy("key_hash")
+        .agg(F.sum("claims").alias("claim_count"), F.count_if(~F.col("is_good")).alias("bad_count"))
     )
     if standing is None:
-        noted = noted.withColumn("standing_count", F.lit(0))
+        noted = noted.withColumn("is_met", F.lit(False))
     else:
-        noted = noted.persist()
-        good_keys = noted.where("good_count > 0").select(*key)
-        standing = _near(standing, good_keys)
-        met = _standing_keys(standing, table).join(good_keys, key, "left_semi").withColumn("standing_count", F.lit(1))
-        noted = noted.join(met, key, "left").na.fill({"standing_count": 0})
-    is_contested = (F.col("good_count") > 0) & (
-        F.col("good_count") + F.col("deletion_count") + F.col("standing_count") > 1
-    )
+        met = _standing_keys(standing, table).select(key_hash).distinct().withColumn("is_met", F.lit(True))
+        noted = noted.join(met, "key_hash", "left").na.fill({"is_met": False})
+    is_met = F.col("is_met") & (F.col("claim_count") > 0)
+    is_contested = is_met | (F.col("claim_count") > 1)
     of_interest = noted.where(is_contested | (F.col("bad_count") > 0)).persist()
     ((contested, meets, bad),) = of_interest.agg(
-        F.bool_or(is_contested), F.bool_or(F.col("standing_count") > 0), F.bool_or(F.col("bad_count") > 0)
+        F.bool_or(is_contested), F.bool_or(is_met), F.bool_or(F.col("bad_count") > 0)
     ).collect()
-    return Survey(of_interest.where(is_contested).select(*key) if contested else None, standing, bool(meets), bool(bad))
+    hashes = of_interest.where(is_contested).select("key_hash")
+    keys = good.select(*table.key, key_hash).join(hashes, "key_hash", "left_semi").select(*table.key).distinct()
+    return Survey(keys.persist() if contested else None, standing, bool(meets), bool(bad))
 
 
 def standing_versions(standing: Standing, contested: DataFrame, table: Table) -> DataFrame:

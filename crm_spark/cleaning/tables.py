@@ -377,12 +377,17 @@ BATCH_PROFILES = Table(
         Column(
             "first_happened_at", "timestamp", "The earliest event (UTC); NULL: it tells of no events.", nullable=True
         ),
-        Column("last_happened_at", "timestamp", "The latest event (UTC); NULL: it tells of no events.", nullable=True),
+        Column(
+            "last_happened_at",
+            "timestamp",
+            "The latest event (UTC) up to when the file came; NULL: it tells of none.",
+            nullable=True,
+        ),
         Column("warnings", "array<struct<rule:string,row_count:bigint>>", "Good rows that break a rule that warns."),
         Column(
             "values",
             "array<struct<column:string,value:string,row_count:bigint>>",
-            "How often key columns have which values, the 50 most frequent; numbers by their first digit.",
+            "How often key columns have which values, numbers by their first digit; of over 50, buckets (#07).",
         ),
     ),
 )

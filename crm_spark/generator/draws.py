@@ -52,7 +52,7 @@ class Draws:
         return F.when(mean < _LARGE_MEAN, few).otherwise(many)
 
     def one_of(self, what: str, values: Sequence[str], *keys: str | Column) -> Column:
-        return F.element_at(_texts(values), (self.whole(what, len(values), *keys) + 1).cast("int"))
+        return F.element_at(list_of(values), (self.whole(what, len(values), *keys) + 1).cast("int"))
 
     def weighted(self, what: str, weights: Mapping[str, float], *keys: str | Column) -> Column:
         """One of the names, each as often as its weight says; the weights add up to 1."""
@@ -65,5 +65,6 @@ class Draws:
         return picked.otherwise(F.lit(last))
 
 
-def _texts(values: Sequence[str]) -> Column:
+def list_of(values: Sequence[object]) -> Column:
+    """The same values in every row."""
     return F.array(*map(F.lit, values))

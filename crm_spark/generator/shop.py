@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.generator.draws import Draws
+from crm_spark.generator.draws import Draws, list_of
 from crm_spark.generator.texts import CITIES, FEEDBACK, NAMES, REGIONS
 
 # The day after the last one that files tell of.
@@ -111,8 +111,10 @@ def build_customers(spark: SparkSession, plan: Plan) -> DataFrame:
     )
     stays = F.least(F.col("leaves_day"), F.lit(float(plan.days))) - F.col("comes_day")
     truth = truth.withColumn("stay_days", stays)
-    ((weight,),) = truth.agg(F.sum(F.col("weight") * F.col("stay_days") * F.col("mean_order_lines"))).collect()
-    rate = F.col("weight") * (plan.lines / (weight or 1))
+    # As exact numbers, so that the sum does not depend on the order of rows.
+    of_customer = (F.col("weight") * F.col("stay_days") * F.col("mean_order_lines")).cast("decimal(28,9)")
+    ((weight,),) = truth.agg(F.sum(of_customer)).collect()
+    rate = F.col("weight") * (plan.lines / float(weight or 1))
     return truth.withColumn("orders_per_day", rate).drop("weight")
 
 
@@ -166,8 +168,8 @@ def build_lines(orders: DataFrame, plan: Plan) -> DataFrame:
     )
     is_returned = draws.is_true("returned", _RETURNED_SHARE, *key)
     return_day = F.col("day") + 2 + draws.whole("return day", 20, *key)
-    is_return = F.explode(F.when(is_returned & (return_day < plan.days), _flags(False, True)).otherwise(_flags(False)))
-    both = lines.withColumn("is_return", is_return)
+    tellings = F.when(is_returned & (return_day < plan.days), list_of([False, True])).otherwise(list_of([False]))
+    both = lines.withColumn("is_return", F.explode(tellings))
     day = F.when(F.col("is_return"), return_day).otherwise(F.col("day"))
     at = F.when(F.col("is_return"), _instant(plan, return_day, draws, "return", *key)).otherwise(F.col("at"))
     sign = F.when(F.col("is_return"), -1).otherwise(1)
@@ -241,7 +243,7 @@ def build_customer_contacts(customers: DataFrame, plan: Plan) -> DataFrame:
 def build_products(spark: SparkSession, plan: Plan) -> DataFrame:
     """Rows: one per product."""
     draws = Draws(plan.seed)
-    department = F.element_at(_array(_DEPARTMENTS), (F.col("product_no") % len(_DEPARTMENTS) + 1).cast("int"))
+    department = F.element_at(list_of(_DEPARTMENTS), (F.col("product_no") % len(_DEPARTMENTS) + 1).cast("int"))
     products = spark.range(_PRODUCTS).withColumnRenamed("id", "product_no").withColumn("department", department)
     category = F.concat_ws(" ", "department", (F.floor(F.col("product_no") / 64) % 6).cast("string"))
     return products.select(
@@ -396,7 +398,7 @@ def _campaign_id() -> Column:
 
 
 def _campaign_channel() -> Column:
-    return F.element_at(_array(_CAMPAIGN_CHANNELS), (F.col("campaign_no") % len(_CAMPAIGN_CHANNELS) + 1).cast("int"))
+    return F.element_at(list_of(_CAMPAIGN_CHANNELS), (F.col("campaign_no") % len(_CAMPAIGN_CHANNELS) + 1).cast("int"))
 
 
 def _product_id() -> Column:
@@ -421,11 +423,3 @@ def _instant(plan: Plan, day: Column, draws: Draws, what: str, *key: str) -> Col
 def _fields(kind: _Kind) -> list[Column]:
     values: Mapping[str, float] = {name: float(value) for name, value in vars(kind).items()}
     return [F.lit(value).alias(name) for name, value in values.items()]
-
-
-def _array(values: tuple[str, ...]) -> Column:
-    return F.array(*map(F.lit, values))
-
-
-def _flags(*values: bool) -> Column:
-    return F.array(*map(F.lit, values))

@@ -7,6 +7,7 @@ from functools import reduce
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from crm_spark.cleaning.profile import bucket_of, is_bucket
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.tables import AMOUNT
 from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS
@@ -94,6 +95,13 @@ def _measure_drift(profiles: DataFrame, ledger: DataFrame) -> DataFrame:
     """
     counted = profiles.join(ledger.select(*_BATCH, "ingested_at", "file_name"), _BATCH).select(
         *_BATCH, "ingested_at", "file_name", F.inline("values")
+    )
+    # Where one file has buckets of values, all are compared by them.
+    has_buckets = F.bool_or(is_bucket(F.col("value"))).over(Window.partitionBy("source", "column"))
+    counted = (
+        counted.withColumn("value", F.when(has_buckets, bucket_of(F.col("value"))).otherwise(F.col("value")))
+        .groupBy(*_BATCH, "ingested_at", "file_name", "column", "value")
+        .agg(F.sum("row_count").alias("row_count"))
     )
     files = counted.groupBy(*_BATCH, "ingested_at", "file_name", "column").agg(F.sum("row_count").alias("file_count"))
     values = counted.select("source", "column", "value").distinct()

@@ -193,7 +193,7 @@ MART_DATA_QUALITY = Table(
         ),
         Column("late_count", "bigint", "Good rows known more than `arrival_hours` after they happened."),
         Column("first_happened_at", "timestamp", "The earliest event that a good row tells of (UTC).", nullable=True),
-        Column("last_happened_at", "timestamp", "The latest event that a good row tells of (UTC).", nullable=True),
+        Column("last_happened_at", "timestamp", "The latest one up to when the file came (UTC).", nullable=True),
         Column(
             "freshness_hours",
             "bigint",

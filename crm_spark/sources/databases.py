@@ -25,6 +25,8 @@ _DRIVER_PACKAGE = "org.postgresql:postgresql:42.7.4"
 _FETCHED_ROWS = 10_000
 _ZONELESS = "timestamp without time zone"
 _TIMES = (_ZONELESS, "timestamp with time zone")
+# A time without a zone may be one of another than UTC.
+_ZONES_APART = timedelta(days=1)
 _NUMBERS = ("smallint", "integer", "bigint", "numeric")
 # What Spark reads as it is, whatever the time zone of its Java. All else comes as the database's text of it.
 _READ_AS_IT_IS = (
@@ -52,11 +54,11 @@ class DatabaseTable:
         columns = ", ".join(f"{_read_as(column, kind)} AS {_quoted(column)}" for column, kind in self.kinds.items())
         return reduce(DataFrame.union, (self._select(columns, condition, limit) for condition in conditions))
 
-    def newest_watermark(self, column: str) -> Place | None:
+    def newest_watermark(self, column: str, run_at: datetime) -> Place | None:
         """The greatest watermark; None if no row has one.
 
         Raises:
-            SourceError: if no later one can exceed it.
+            SourceError: if no later one can exceed it, or for years none will.
         """
         ((text,),) = self._select(f"max({_quoted(column)})::text AS newest").collect()
         newest = self._parse_place(text, column)
@@ -64,6 +66,11 @@ class DatabaseTable:
             raise SourceError(
                 f"sources.{self.name}.watermark: found {text} as the greatest {column}, expected a time or a number "
                 "that later ones exceed; mend its row"
+            )
+        if isinstance(newest, datetime) and newest > run_at + _ZONES_APART:
+            raise SourceError(
+                f"sources.{self.name}.watermark: found {text} as the greatest {column}, expected none later than now: "
+                "rows that change until then would not be asked for; mend its row"
             )
         return newest
 

@@ -33,13 +33,24 @@ def check_columns(
             must_be = set() if source.format == "json" else of_all
             if source.other_columns == "allow":
                 must_be = {column for column in must_be if column.lower() in mapped}
-            _check_file(where, columns, known, must_be, may_be_new=source.other_columns == "allow")
+            way_out = (
+                "a view that has the columns of before can be its table"
+                if source.is_extracted
+                else "files of another form need a source of their own"
+            )
+            _check_file(where, columns, known, must_be, way_out, may_be_new=source.other_columns == "allow")
         known |= columns
         of_all = set(columns) if of_all is None else of_all & set(columns)
 
 
 def _check_file(
-    where: str, columns: Mapping[str, str], known: Mapping[str, str], must_be: Collection[str], *, may_be_new: bool
+    where: str,
+    columns: Mapping[str, str],
+    known: Mapping[str, str],
+    must_be: Collection[str],
+    way_out: str,
+    *,
+    may_be_new: bool,
 ) -> None:
     if must_be and not set(columns) & set(known):
         # Of a file without a header these would be values, perhaps of a person.
@@ -53,12 +64,13 @@ def _check_file(
     if gone:
         news = f" (and has new ones: {', '.join(added)})" if added else ""
         raise SourceError(
-            f"{where}: found no column {', '.join(gone)}, expected it as in files before{news}; "
-            "files of another form need a source of their own"
+            f"{where}: found no column {', '.join(gone)}, expected it as in files before{news}; {way_out}"
         )
     for column, kind in columns.items():
         if column in known and known[column] != kind:
-            raise SourceError(f"{where}: found column {column} of type {kind}, expected {known[column]} as before")
+            raise SourceError(
+                f"{where}: found column {column} of type {kind}, expected {known[column]} as before; {way_out}"
+            )
     if added and not may_be_new:
         raise SourceError(
             f"{where}: found a new column {', '.join(added)}, expected those of files before; "

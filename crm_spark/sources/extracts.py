@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
@@ -15,13 +17,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StructField, StructType, VariantType
 
 from crm_spark.config import Source
+from crm_spark.delta import quoted, read_files, read_version
 from crm_spark.errors import SourceError
-from crm_spark.lake import file_names, quoted, read_files, read_version
 from crm_spark.sources.databases import database_errors, open_table
 from crm_spark.sources.landing import Arrival, LandedFile
+from crm_spark.tables import union_of
 
 _ROWS_PER_FILE = 5_000_000
-_BATCH, _COPIES = "_crm_spark_batch", "_crm_spark_copies"
+_BATCH, _COPIES, _LANDED_COPIES = "_crm_spark_batch", "_crm_spark_copies", "_crm_spark_landed_copies"
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ def staged_extracts(
         SourceError: if a source cannot be read.
     """
     extracted = {name: source for name, source in sources.items() if source.is_extracted}
-    counting = {name: _counting(name, source, known) for name, source in extracted.items()}
+    that_count = {name: _that_count(name, source, known) for name, source in extracted.items()}
     try:
         yield {
-            name: _stage(spark, name, source, lake_uri, counting[name], run_at) for name, source in extracted.items()
+            name: _stage(spark, name, source, lake_uri, that_count[name], run_at) for name, source in extracted.items()
         }
     finally:
         for name in extracted:
@@ -74,8 +77,11 @@ def _staging(lake_uri: str, name: str) -> str:
     return f"{lake_uri}/landing/{name}/.extract"
 
 
-def _counting(name: str, source: Source, known: Sequence[LandedFile]) -> list[LandedFile]:
-    """The landed files of a source whose rows count, the newest first: what others held is to be extracted again."""
+def _that_count(name: str, source: Source, known: Sequence[LandedFile]) -> list[LandedFile]:
+    """The landed files of a source whose rows count, the newest first.
+
+    What the newest file held is extracted again if it does not count; of an older one, what changes.
+    """
     files = [file for file in known if file.source == name and file.has_rows and file.file_name not in source.leave_out]
     return sorted(files, key=lambda file: (file.ingested_at, file.file_name), reverse=True)
 
@@ -89,7 +95,7 @@ def _stage(
         extract = (
             _extract_delta(spark, name, source, known)
             if source.format == "delta"
-            else _extract_table(spark, name, source, lake_uri, known)
+            else _extract_table(spark, name, source, lake_uri, known, run_at)
         )
         if extract is None:
             return []
@@ -132,17 +138,18 @@ def _extract_delta(spark: SparkSession, name: str, source: Source, known: Sequen
     # A table that was made anew under the same name has another id.
     identity = str(newest.metadata().id)
     reached = _reached(known, identity)
-    if reached is None:
-        names = file_names(newest)
-        rows = read_version(spark, path, newest.version())
+    added = None if reached is None else _added_since(path, newest, int(reached))
+    if added is None:
+        counts = newest.get_add_actions()["num_records"].to_pylist()
+        rows, row_count = read_version(spark, path, newest.version()), sum(count or 0 for count in counts)
+    elif not added.names_by_version:
+        return None
     else:
-        names = _names_since(path, newest, int(reached))
-        if not names:
-            return None
-        rows = read_files(spark, path, newest, names)
-    actions = newest.get_add_actions()
-    counts = dict(zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True))
-    row_count = sum(counts[file_name] or 0 for file_name in names)
+        parts = [
+            read_files(spark, path, DeltaTable(path, version=version), names)
+            for version, names in added.names_by_version.items()
+        ]
+        rows, row_count = union_of(parts), added.row_count
     return _Extract(_with_zones(rows), row_count, f"{newest.version()} of {identity}")
 
 
@@ -154,13 +161,54 @@ def _open_delta(name: str, source: Source) -> tuple[str, DeltaTable]:
         raise SourceError(f"sources.{name}.path: found no Delta table at {source.path}, expected one") from None
 
 
-def _names_since(path: str, newest: DeltaTable, version: int) -> list[str]:
-    """The files that were added since a version; all of them if that one's log is gone."""
+@dataclass(frozen=True)
+class _Added:
+    """Files that brought rows to a Delta table, each under the newest version that has it."""
+
+    names_by_version: Mapping[int, Sequence[str]]
+    row_count: int
+
+
+def _added_since(path: str, newest: DeltaTable, version: int) -> _Added | None:
+    """What was added since a version and not taken out again; None if the log or the files are no longer there.
+
+    Files that only hold the rows of others anew, as OPTIMIZE writes them, add nothing.
+    """
+    count_by_name: dict[str, int] = {}
+    last_by_name: dict[str, int] = {}
+    for number in range(version + 1, newest.version() + 1):
+        actions = _read_commit(path, number)
+        if actions is None:
+            return None
+        added = {action["add"]["path"]: action["add"] for action in actions if "add" in action}
+        removed = {action["remove"]["path"]: action["remove"] for action in actions if "remove" in action}
+        for name in removed.keys() - added.keys():
+            if removed[name]["dataChange"]:
+                count_by_name.pop(name, None)
+            else:
+                last_by_name[name] = number - 1
+        for name, add in added.items():
+            # A file that is there again has lost rows since, not won any.
+            if add["dataChange"] and name not in removed:
+                count_by_name[name] = json.loads(add.get("stats") or "{}").get("numRecords", 0)
+    names_by_version: dict[int, list[str]] = {}
+    for name in sorted(count_by_name):
+        names_by_version.setdefault(last_by_name.get(name, newest.version()), []).append(unquote(name))
+    file_system, folder = fs.FileSystem.from_uri(path)
+    rewritten = [f"{folder}/{unquote(name)}" for name in count_by_name.keys() & last_by_name.keys()]
+    if any(info.type == fs.FileType.NotFound for info in file_system.get_file_info(rewritten)):
+        return None
+    return _Added(names_by_version, sum(count_by_name.values()))
+
+
+def _read_commit(path: str, version: int) -> list[dict[str, Any]] | None:
+    """The actions of one commit; None if its log is gone."""
+    file_system, folder = fs.FileSystem.from_uri(path)
     try:
-        before = file_names(DeltaTable(path, version=version))
-    except DeltaError:
-        before = []
-    return sorted(set(file_names(newest)) - set(before))
+        with file_system.open_input_stream(f"{folder}/_delta_log/{version:020}.json") as stream:
+            return [json.loads(line) for line in stream.read().splitlines()]
+    except FileNotFoundError:
+        return None
 
 
 def _with_zones(rows: DataFrame) -> DataFrame:
@@ -170,7 +218,7 @@ def _with_zones(rows: DataFrame) -> DataFrame:
 
 
 def _extract_table(
-    spark: SparkSession, name: str, source: Source, lake_uri: str, known: Sequence[LandedFile]
+    spark: SparkSession, name: str, source: Source, lake_uri: str, known: Sequence[LandedFile], run_at: datetime
 ) -> _Extract:
     """The rows from a little before the last extract's end up to the newest, without those that landed already.
 
@@ -179,7 +227,7 @@ def _extract_table(
     table = open_table(spark, name, source)
     watermark, begin, until, condition = source.watermark, None, None, "TRUE"
     # The end is settled first: what changes while rows are read comes with the next extract.
-    if watermark is not None and (newest := table.newest_watermark(watermark)) is not None:
+    if watermark is not None and (newest := table.newest_watermark(watermark, run_at)) is not None:
         what = f"{source.table}.{watermark}"
         begin = table.next_begin(watermark, _reached(known, what), newest)
         condition, until = table.window(watermark, begin, newest), f"{newest} of {what}"
@@ -205,7 +253,7 @@ def _drop_landed(rows: DataFrame, landed: DataFrame) -> DataFrame:
     is_landed = F.col(_BATCH).isNotNull()
     counted = copies.groupBy(*columns).agg(
         F.max(F.when(~is_landed, F.col(_COPIES))).alias(_COPIES),
-        F.coalesce(F.max(F.when(is_landed, F.col(_COPIES))), F.lit(0)).alias(_BATCH),
+        F.coalesce(F.max(F.when(is_landed, F.col(_COPIES))), F.lit(0)).alias(_LANDED_COPIES),
     )
-    new = counted.where(F.col(_COPIES) > F.col(_BATCH))
+    new = counted.where(F.col(_COPIES) > F.col(_LANDED_COPIES))
     return new.select(*columns, F.explode(F.sequence(F.lit(1), F.col(_COPIES).cast("int")))).select(*columns)

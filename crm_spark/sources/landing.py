@@ -71,6 +71,7 @@ def land_sources(
     """
     ledger = {(landed.source, landed.batch_id): landed for landed in known}
     names = {(landed.source, landed.file_name): landed for landed in known}
+    new: list[tuple[Arrival, LandedFile]] = []
     for name, source in sources.items():
         for file in extracts[name] if source.is_extracted else find_files(name, source):
             file_name, info = file.file_name, file.info
@@ -85,13 +86,22 @@ def land_sources(
                 )
             if (name, batch_id) not in ledger:
                 landed_path = f"landing/{name}/{batch_id}{PurePosixPath(file_name).suffix}"
-                _take_in(name, file, batch_id, f"{lake_uri}/{landed_path}")
                 landed = LandedFile(
                     name, source.entity, batch_id, file_name, info.size, info.mtime, landed_path, run_at,
                     extracted_until=file.extracted_until,
                 )  # fmt: skip
                 ledger[name, batch_id] = names[name, file_name] = landed
+                new.append((file, landed))
+    for file, landed in new:
+        _take_in(file, landed, lake_uri)
     return [ledger[key] for key in sorted(ledger)]
+
+
+def withdraw(landed: Sequence[LandedFile], known: Sequence[LandedFile], lake_uri: str) -> None:
+    """Take out of the lake again what landed and is not known: no ledger will name it."""
+    for file in set(landed) - set(known):
+        file_system, path = fs.FileSystem.from_uri(f"{lake_uri}/{file.landed_path}")
+        file_system.delete_file(path)
 
 
 def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> DataFrame:
@@ -154,13 +164,15 @@ def find_files(name: str, source: Source) -> Iterator[Arrival]:
         yield Arrival(file_system, file, file.base_name)
 
 
-def _take_in(name: str, file: Arrival, batch_id: str, target: str) -> None:
+def _take_in(file: Arrival, landed: LandedFile, lake_uri: str) -> None:
     """Put a file under the name of its content: a copy of one that is the source's, an extract itself."""
+    target = f"{lake_uri}/{landed.landed_path}"
     file_system, path = file.file_system, file.info.path
     if not file.is_extract:
-        if _copy_file(file_system, path, f"{target}.part") != batch_id:
+        if _copy_file(file_system, path, f"{target}.part") != landed.batch_id:
             raise SourceError(
-                f"sources.{name}: file {file.file_name} changed while it was read; run again when it is complete"
+                f"sources.{landed.source}: file {file.file_name} changed while it was read; run again when it is "
+                "complete"
             )
         file_system, path = fs.FileSystem.from_uri(f"{target}.part")
     # What stands under a content's name is that content, whole.

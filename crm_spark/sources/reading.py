@@ -11,8 +11,8 @@ from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 
 from crm_spark.config import Source
+from crm_spark.delta import quoted
 from crm_spark.errors import SourceError
-from crm_spark.lake import quoted
 from crm_spark.sources.drift import check_columns
 from crm_spark.sources.landing import LandedFile
 from crm_spark.tables import local_rows

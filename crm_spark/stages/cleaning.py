@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from functools import cache, partial, reduce
+from functools import cache, partial
+from threading import Lock
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,7 +20,7 @@ from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, read_landed_files
 from crm_spark.sources.reading import SourceFiles, count_landed, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
-from crm_spark.tables import Table
+from crm_spark.tables import Table, union_of
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def refresh_cleaning(run: Run) -> None:
 
     def all_profiles() -> DataFrame:
         before = [lake.read(profiled).where(F.col("entity").isin(added_to))] if profiled and added_to else []
-        return _union([*(entity.cleaned().profiles for entity in entities), *before])
+        return union_of([*(entity.cleaned().profiles for entity in entities), *before])
 
     run.side_by_side(
         lambda: run.update(
-            WITHHELD_KEYS, lambda: _union([entity.cleaned().withheld for entity in entities]), given=made_of
+            WITHHELD_KEYS, lambda: union_of([entity.cleaned().withheld for entity in entities]), given=made_of
         ),
         lambda: run.update(BATCH_PROFILES, all_profiles, given=made_of),
     )
@@ -148,12 +149,18 @@ def _plan_entity(
     new = [files.but(set(done) if base else set()) for files in inputs]
 
     @cache
-    def cleaned() -> Cleaned:
+    def clean() -> Cleaned:
         standing = None
         if base and withheld is not None:
             of_entity = lake.read(withheld).where(F.col("entity") == name)
             standing = Standing(lake.read(base[CLEAN[name].name]), of_entity)
         return clean_entity(lake.spark, name, inputs, new, lake.uri, rules, standing)
+
+    one_at_a_time = Lock()
+
+    def cleaned() -> Cleaned:
+        with one_at_a_time:
+            return clean()
 
     return _Entity(name, new, base, made_of(files), cleaned)
 
@@ -179,7 +186,3 @@ def _stored(run: Run, entities: Sequence[_Entity], tables: Mapping[str, Table]) 
     names = [(entity, tables[entity.name].name) for entity in entities]
     parts = [run.lake.difference(entity.base.get(name), run.pins[name]) for entity, name in names]
     return Stored([came for came, _ in parts], [went for _, went in parts])
-
-
-def _union(frames: Sequence[DataFrame]) -> DataFrame:
-    return reduce(DataFrame.unionByName, frames)

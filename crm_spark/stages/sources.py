@@ -9,7 +9,7 @@ from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
 from crm_spark.sources.extracts import staged_extracts
-from crm_spark.sources.landing import build_ingest_ledger, land_sources, read_landed_files
+from crm_spark.sources.landing import LandedFile, build_ingest_ledger, land_sources, read_landed_files, withdraw
 from crm_spark.sources.reading import describe_files, gather_files
 from crm_spark.sources.tables import INGEST_LEDGER
 
@@ -18,16 +18,17 @@ def refresh_sources(run: Run) -> None:
     """Land what is new; what an earlier run landed counts, whether it was published or not."""
     if run.may_build:
         sources = run.config.sources
+        check_rules(run.lake.spark, run.config)
         ledger = run.lake.newest(INGEST_LEDGER)
         known = read_landed_files(run.lake.read(ledger)) if ledger else []
         with staged_extracts(run.lake.spark, sources, run.lake.uri, known, run.run_at) as extracts:
             landed = land_sources(sources, extracts, run.lake.uri, known, run.run_at)
-        # A file that stops the run is not in the ledger yet: it can be mended or taken away.
-        mapped = {name: mapped_columns(source) for name, source in sources.items()}
-        check_rules(run.lake.spark, run.config)
-        described = describe_files(run.lake.spark, sources, mapped, landed, run.lake.uri)
-        for files in gather_files(sources, described):
-            check_mapping(files, CLEAN[files.source.entity])
+        try:
+            described = _describe(run, landed)
+        except BaseException:
+            # A file that stops the run can be mended or taken away; an extract comes anew.
+            withdraw(landed, known, run.lake.uri)
+            raise
         run.update(
             INGEST_LEDGER,
             lambda: build_ingest_ledger(run.lake.spark, described),
@@ -40,6 +41,16 @@ def refresh_sources(run: Run) -> None:
     run.learned_until = max(taken_in) + timedelta(microseconds=1)
     (cutoff,) = cutoffs_of(run, [run.as_of])
     run.known_until = cutoff.known_until
+
+
+def _describe(run: Run, landed: Sequence[LandedFile]) -> list[LandedFile]:
+    """The landed files with their columns or faults, if their mappings are possible."""
+    sources = run.config.sources
+    mapped = {name: mapped_columns(source) for name, source in sources.items()}
+    described = describe_files(run.lake.spark, sources, mapped, landed, run.lake.uri)
+    for files in gather_files(sources, described):
+        check_mapping(files, CLEAN[files.source.entity])
+    return described
 
 
 def cutoffs_of(run: Run, days: Sequence[date]) -> list[Cutoff]:

@@ -1,0 +1,107 @@
+"""Delta tables as they lie: their files, their rows, and the statement that makes one of a declaration."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from crm_spark.tables import Table, local_rows
+
+# Every reader that analysts use knows reader version 1; each of these would raise it or mislead one of them.
+# What a publication of the last 30 days shows stays readable, and a week more.
+_PROPERTIES = {
+    "delta.enableDeletionVectors": "false",
+    "delta.columnMapping.mode": "none",
+    "delta.checkpointPolicy": "classic",
+    "delta.enableTypeWidening": "false",
+    "delta.deletedFileRetentionDuration": "interval 37 days",
+    "delta.logRetentionDuration": "interval 37 days",
+}
+
+# To read a table, Spark first runs three jobs over its log, whatever its size. So few files are named to it instead,
+# which hold the rows as they are: at reader version 1 no file has deleted rows or other names of columns.
+_FEW_FILES = 32
+
+
+def read_version(spark: SparkSession, path: str, version: int) -> DataFrame:
+    """The rows of one version of a Delta table, whoever wrote it."""
+    return spark.read.format("delta").option("versionAsOf", version).load(path)
+
+
+def read_rows(spark: SparkSession, path: str, version: int) -> DataFrame:
+    """The rows of one version of a table as the lake writes it, the quickest way."""
+    stored = DeltaTable(path, version=version)
+    names = file_names(stored)
+    if len(names) > _FEW_FILES or not _can_be_named(path, stored, names):
+        return read_version(spark, path, version)
+    return read_files(spark, path, stored, names)
+
+
+def read_files(spark: SparkSession, path: str, stored: DeltaTable, names: Sequence[str]) -> DataFrame:
+    """The rows of some files of a version, by their names."""
+    schema = StructType.fromJson(json.loads(stored.schema().to_json()))
+    if not names:
+        return local_rows(spark, schema, [])
+    if not _can_be_named(path, stored, names):
+        last_parts = [name.rsplit("/", 1)[-1] for name in names]
+        return read_version(spark, path, stored.version()).where(F.col("_metadata.file_name").isin(last_parts))
+    return spark.read.schema(schema).parquet(*(f"{path}/{name}" for name in names))
+
+
+def file_names(stored: DeltaTable) -> list[str]:
+    """The names of a version's files, relative to the table."""
+    return cast(list[str], stored.get_add_actions()["path"].to_pylist())
+
+
+def _can_be_named(path: str, stored: DeltaTable, names: Sequence[str]) -> bool:
+    """Whether Spark reads a table's rows from its files by their names, without a look at its log."""
+    holds_rows_as_they_are = stored.protocol().min_reader_version == 1 and not stored.metadata().partition_columns
+    return holds_rows_as_they_are and not _is_pattern(path) and not any("/" in name for name in names)
+
+
+def answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
+    """The few rows that SQL (DataFusion's) finds in a table, under a name."""
+    # Not by way of pyarrow's datasets: their threads now and then abort the process when it ends.
+    rows = QueryBuilder().register(name, table).execute(sql).read_all()
+    return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
+
+
+def create_statement(verb: str, table: Table, path: str) -> str:
+    """SQL that creates or replaces a declared table at a path, without rows."""
+    columns = ", ".join(
+        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {_text(c.comment)}"
+        for c in table.columns
+    )
+    properties = dict(_PROPERTIES)
+    properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
+    # Statistics on what readers prune by; personal values would stay in the log after their rows were erased.
+    properties["delta.dataSkippingStatsColumns"] = ",".join(
+        quoted(c.name)
+        for c in table.columns
+        if not c.personal and (c.name in table.key or c.type in ("date", "timestamp"))
+    )
+    listed = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in sorted(properties.items()))
+    return (
+        f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
+        f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
+    )
+
+
+def quoted(identifier: str) -> str:
+    """An identifier as Spark SQL reads it literally."""
+    return "`" + identifier.replace("`", "``") + "`"
+
+
+def _is_pattern(uri: str) -> bool:
+    """Whether Spark takes the name of a file below for a pattern (or, because of a colon, for no path at all)."""
+    return re.search(r"[\\\[\]{}*?:]", uri.split("://")[-1]) is not None
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
