@@ -28,7 +28,8 @@ def checked(
         ({"order_id": "string", "price": "string"}, RENAMED),
         (
             BEFORE | {"amount": "double"},
-            "found column amount of type double, expected string as before; files of another form need a source of their own",
+            "found column amount of type double, expected string as before; files of another form need a source of "
+            "their own",
         ),
         ({"order_id": "string", "Amount": "string"}, "found column Amount, expected amount as in files before"),
         (
