@@ -5,6 +5,7 @@ told; pandas, which does the same in memory, is held against them by its number 
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -113,22 +114,24 @@ def _compare_engines(files: Path, work: Path, rounds: int) -> None:
 
 
 def _compare_lakes(small: Path, large: Path, work: Path) -> None:
-    """The same next batch, after a tenth of the lines and after all of them; its days are later ones."""
+    """The same next batches, after a tenth of the lines and after all of them: of later days, and with random keys."""
     last = sorted(large.glob("*.csv"))[-1].resolve()
     with last.open() as lines:
         header, *rest = lines
     tail = rest[-_NEXT_LINES:]
-    seconds = {}
+    later = [line.replace("2025", "2026") for line in tail]
+    batches = {"later days": later, "random keys": [hashlib.md5(line.encode()).hexdigest() + line for line in later]}
+    seconds: dict[str, list[float]] = {kind: [] for kind in batches}
     for name, files in (("small", small), ("large", large)):
         lake = work / f"lake_{name}"
         _run("crm_spark", files, lake)
-        # Lines of a year later: new orders with new dates.
-        moved = (line.replace("2025", "2026") for line in tail)
-        (files / "orders_next.csv").write_text(header + "".join(moved))
-        seconds[name] = _run("crm_spark", files, lake)
-        _say(f"next {len(tail):,} lines in the {name} lake: {seconds[name].seconds:.1f} s")
-    ratio = seconds["large"].seconds / seconds["small"].seconds
-    _say(f"the next batch costs {ratio:.2f} times as much in the lake that holds ten times as much")
+        for number, (kind, lines) in enumerate(batches.items()):
+            (files / f"orders_next_{number}.csv").write_text(header + "".join(lines))
+            seconds[kind].append(_run("crm_spark", files, lake).seconds)
+            _say(f"next {len(lines):,} lines of {kind} in the {name} lake: {seconds[kind][-1]:.1f} s")
+    for kind, (small_seconds, large_seconds) in seconds.items():
+        ratio = large_seconds / small_seconds
+        _say(f"a batch of {kind} costs {ratio:.2f} times as much in the lake that holds ten times as much")
 
 
 def _run(side: str, files: Path, out: Path) -> Measured:
