@@ -132,7 +132,8 @@ def test_a_required_source_without_rows_of_the_last_day_stops_publishing_unless_
     assert not fresh.is_new
 
     conf.write_text(conf.read_text().replace("as_of = 2025-10-01", "as_of = 2025-10-29"))
-    missing = "sources.shop: found newest rows of 2025-10-27, expected some of 2025-10-28, the day before as_of; --al"
+    # It has rows up to 2025-10-27, but has come before.
+    missing = "sources.shop: found newest rows of 2025-09-30, expected some of 2025-10-28, the day before as_of; --al"
     with pytest.raises(SourceError, match=missing):
         refreshed(spark, conf, lake_path, LATER)
     # What is not published may be old.
