@@ -123,12 +123,12 @@ def replay_rejected(
     with _session(properties_file, config) as spark, RunProgress() as progress:
         replayed = replay(spark, config, datetime.now(UTC), progress)
     if not replayed.rows:
-        _say("The quarantine is as it was: no row has left it, and none of the files before has a new one in it.")
+        _say("The quarantine is as it was: for the files before, no row has left it, joined it, or is in it otherwise.")
         return
-    shown = RichTable("entity", "rejected for", "rows before", "released", "added", title="Quarantine", **_LEFT)
+    shown = RichTable("entity", "was rejected for", "is rejected for", "rows", title="Quarantine", **_LEFT)
     for rows in replayed.rows:
-        counts = (rows.before_count, rows.released_count, rows.added_count)
-        shown.add_row(rows.entity, ", ".join(rows.reasons), *map(str, counts))
+        reasons = (", ".join(names) or "-" for names in (rows.reasons_before, rows.reasons))
+        shown.add_row(rows.entity, *reasons, str(rows.row_count))
     Console().print(shown)
     for entity, outcomes in replayed.outcomes.items():
         changes = ", ".join(f"{outcome} {change:+}" for outcome, change in outcomes.items() if change)
@@ -272,7 +272,7 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
         used_by = ", ".join(column.used_by)
         columns.add_row(escape(column.name), column.looks_like, f"{column.filled_share:.0%}", used_by)
     shown_count = max(map(len, preview.shown.values()), default=0)
-    mapped = RichTable(title="What it becomes", **_LEFT)
+    mapped = RichTable(title="What it becomes (times in UTC)", **_LEFT)
     mapped.add_column(f"column of\n{preview.entity}", no_wrap=True)
     for number in range(1, shown_count + 1):
         mapped.add_column(f"good\nrow {number}", overflow="fold")
@@ -281,6 +281,10 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
     console = Console()
     console.print(columns)
     console.print(mapped)
+    if preview.lacks_known_at:
+        _say("Mind: known_at has no mapping; rows count as learned when they are taken in, however old they are.")
+    for rule, count in preview.warnings.items():
+        _say(f"Warned of by rules.{rule}: {count} of the good rows.")
     bad_count = preview.row_count - preview.good_count
     for entity_column, count in preview.lost_counts.items():
         _say(f"Mind: {entity_column} is NULL in {count} good rows in which the file has a value.")
@@ -318,9 +322,11 @@ def _print_rows(spark: Any, query: str, limit: int) -> None:
         rows = spark.sql(query)
     except AnalysisException as error:
         raise CrmSparkError(f"sql: {error.getMessage() or error}".splitlines()[0]) from None
-    shown = RichTable(*rows.columns)
+    shown = RichTable()
+    for name in rows.columns:
+        shown.add_column(escape(name), overflow="fold")
     for row in rows.limit(limit).collect():
-        shown.add_row(*("NULL" if value is None else str(value) for value in row))
+        shown.add_row(*("NULL" if value is None else escape(str(value)) for value in row))
     Console().print(shown)
 
 

@@ -23,13 +23,12 @@ _OUTCOMES = ("accepted", "duplicate", "superseded", "deletion")
 
 @dataclass(frozen=True)
 class Replayed:
-    """Rows of one entity that were in quarantine for the same reasons: how many left it, how many are new in it."""
+    """How many rows of one entity were in quarantine for some reasons and are for others; none: not in it."""
 
     entity: str
+    reasons_before: tuple[str, ...]
     reasons: tuple[str, ...]
-    before_count: int
-    released_count: int
-    added_count: int
+    row_count: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Replay:
 def replay_rejected(spark: SparkSession, config: Config, run_at: datetime, progress: RunProgress) -> Replay:
     """Clean what a mended mapping or rule concerns, and compare the quarantine with what it was.
 
-    New files are taken in, too, but not compared. Entities are left out of which no row left or joined the quarantine.
+    New files are taken in, too, but not compared. Entities are left out of which every row is where it was.
 
     Raises:
         CrmSparkError: as a refresh does; LakeError if nothing has been cleaned here yet.
@@ -74,17 +73,24 @@ def _compare(entity: str, before: DataFrame, after: DataFrame) -> list[Replayed]
     was = before.select(*row, F.col("reasons").alias("reasons_before"), F.col("row_count").alias("before_count"))
     joined = was.join(after.select(*row, "reasons", "row_count"), row, "full")
     joined = joined.na.fill(0, ["before_count", "row_count"])
+    none, now, then = F.array().cast("array<string>"), F.col("row_count"), F.col("before_count")
+    moves = [
+        F.struct("reasons_before", "reasons", F.least(then, now).alias("count")),
+        F.struct("reasons_before", none.alias("reasons"), F.greatest(then - now, F.lit(0)).alias("count")),
+        F.struct(none.alias("reasons_before"), "reasons", F.greatest(now - then, F.lit(0)).alias("count")),
+    ]
     counted = (
-        joined.groupBy(F.coalesce("reasons_before", "reasons").alias("reasons"))
-        .agg(
-            F.sum("before_count").alias("before_count"),
-            F.sum(F.greatest(F.col("before_count") - F.col("row_count"), F.lit(0))).alias("released_count"),
-            F.sum(F.greatest(F.col("row_count") - F.col("before_count"), F.lit(0))).alias("added_count"),
-        )
-        .orderBy(F.desc("before_count"), "reasons")
+        joined.select(F.inline(F.array(*moves)))
+        .where("count > 0")
+        .groupBy("reasons_before", "reasons")
+        .agg(F.sum("count").alias("row_count"))
+        .orderBy(F.desc("row_count"), "reasons_before", "reasons")
     )
-    rows = [Replayed(entity, tuple(found["reasons"]), *found[1:]) for found in counted.collect()]
-    return rows if any(row.released_count or row.added_count for row in rows) else []
+    rows = [
+        Replayed(entity, tuple(found["reasons_before"]), tuple(found["reasons"]), found["row_count"])
+        for found in counted.collect()
+    ]
+    return rows if any(row.reasons_before != row.reasons for row in rows) else []
 
 
 def _compare_outcomes(before: DataFrame, after: DataFrame, entities: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -7,6 +7,7 @@ import pytest
 from builders import CURRENCY, a_source
 from pyspark.sql import SparkSession
 
+from crm_spark.checks import Check
 from crm_spark.cleaning.preview import PERSONAL, FileColumn, Rejection, preview_source
 from crm_spark.cleaning.rules import SiteRules
 from crm_spark.cli import main
@@ -37,8 +38,10 @@ def feedback(tmp_path: Path) -> Path:
 
 def test_it_tells_what_came_what_it_becomes_and_what_is_rejected(spark: SparkSession, feedback: Path) -> None:
     source = a_source(feedback, entity="feedback", columns=FEEDBACK)
-    preview = preview_source(spark, "survey", source, SiteRules(CURRENCY))
+    rules = SiteRules(CURRENCY, warn=(Check("is_happy", "rating > 5"), Check("says_much", "text IS NOT NULL")))
+    preview = preview_source(spark, "survey", source, rules)
     assert (preview.file_name, preview.file_count, preview.row_count, preview.good_count) == ("day1.csv", 2, 5, 1)
+    assert (preview.warnings, preview.lacks_known_at) == ({"is_happy": 1}, True)
     assert preview.columns == [
         FileColumn("id", "string", 1.0, ["feedback_id"]),
         FileColumn("cust", "string", 0.8, ["customer_id"]),

@@ -105,6 +105,9 @@ def test_a_rule_is_a_condition_over_the_columns_of_its_table(spark: SparkSession
         load('must_hold = "price > 0"')
     with pytest.raises(ConfigError, match=r"rules.a_rule.must_hold: found a decimal\S+, expected a condition such as"):
         load('must_hold = "amount"')
+    with pytest.raises(ConfigError, match=r"rules.a_rule.must_hold: found a text where a number or a time is needed, "):
+        load('must_hold = "channel is null or channel > 5"')
+    load('must_hold = "cast(channel as int) > 5"')
     with pytest.raises(ConfigError, match=r"rules.a_rule.must_hold: found 'java_method', expected operators and"):
         load("must_hold = \"java_method('java.lang.System', 'exit', 1) is null\"")
     with pytest.raises(ConfigError, match=r"rules.a_rule.severity: found 'log', input should be 'reject' or 'warn'"):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from crm_spark.checks import is_broken
 from crm_spark.cleaning.expressions import columns_of
 from crm_spark.cleaning.judging import judge_rows
 from crm_spark.cleaning.rules import SiteRules
@@ -66,6 +67,8 @@ class Preview:
     good_count: int
     shown: Mapping[str, Sequence[str]]
     lost_counts: Mapping[str, int]
+    lacks_known_at: bool
+    warnings: Mapping[str, int]
     rejections: Sequence[Rejection]
 
 
@@ -96,7 +99,9 @@ def preview_source(spark: SparkSession, name: str, source: Source, rules: SiteRu
             good_count=good.count(),
             shown=_show_rows(good, source, table),
             lost_counts=_count_lost(good, source, columns),
-            rejections=_count_reasons(judged, source, table, columns),
+            lacks_known_at="known_at" in table.column_names and "known_at" not in source.columns,
+            warnings=_count_warnings(good, rules),
+            rejections=_count_reasons(judged, source, table, rules, columns),
         )
 
 
@@ -178,21 +183,35 @@ def _count_lost(good: DataFrame, source: Source, columns: Iterable[str]) -> dict
     return {name: count for name, count in counted.asDict().items() if count}
 
 
-def _count_reasons(judged: DataFrame, source: Source, table: Table, columns: Iterable[str]) -> list[Rejection]:
+def _count_warnings(good: DataFrame, rules: SiteRules) -> dict[str, int]:
+    if not rules.warn:
+        return {}
+    (counted,) = good.agg(*(F.count_if(is_broken(check)).alias(check.name) for check in rules.warn)).collect()
+    return {rule: count for rule, count in counted.asDict().items() if count}
+
+
+def _count_reasons(
+    judged: DataFrame, source: Source, table: Table, rules: SiteRules, columns: Iterable[str]
+) -> list[Rejection]:
     declared = {column.name: column for column in table.columns}
+    concerns = {check.name: columns_of(check.must_hold) for check in (*table.checks, *rules.reject)}
     bad = judged.where("NOT is_good").select(
         F.explode("reasons").alias("reason"), F.from_json("row_text", "map<string,string>").alias("row")
     )
     counts = bad.groupBy("reason").agg(F.count("*").alias("row_count")).orderBy(F.desc("row_count"), "reason")
     rejections = []
     for reason, row_count in counts.collect():
-        column = next((name for name in sorted(source.columns, key=len, reverse=True) if reason.startswith(name)), None)
+        concerned = [
+            name
+            for name in source.columns
+            if (name in concerns[reason] if reason in concerns else reason.rpartition("_not_")[0] == name)
+            and not declared[name].personal
+        ]
         example = None
-        if column is not None and column in declared and not declared[column].personal:
-            of_reason = bad.where(F.col("reason") == reason)
-            values = [F.col("row")[name] for name in _named_in(source.columns[column], columns)]
-            text = F.concat_ws(", ", *values)
-            ((example,),) = of_reason.agg(F.min(F.when(text != "", text))).collect()
+        if concerned:
+            named = {column: None for name in concerned for column in _named_in(source.columns[name], columns)}
+            text = F.concat_ws(", ", *(F.col("row")[column] for column in named))
+            ((example,),) = bad.where(F.col("reason") == reason).agg(F.min(F.when(text != "", text))).collect()
         rejections.append(Rejection(reason, row_count, example or None))
     return rejections
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -53,20 +55,29 @@ def site_rules(config: Config, entity: str) -> SiteRules:
 
 
 def check_rules(spark: SparkSession, config: Config) -> None:
-    """See that all rules are conditions, under names of their own.
+    """See that all rules are conditions that any text can be held against, under names of their own.
 
     Raises:
         ConfigError: if one is not.
     """
     for entity in sorted({rule.entity for rule in config.rules.values()}):
         rules, table = site_rules(config, entity), CLEAN[entity]
-        no_rows, taken = declared_rows(spark, table, []), _reasons_of(table)
+        texts = ["a text" if column.type == "string" else None for column in table.columns]
+        row_of_texts, taken = declared_rows(spark, table, [texts]), _reasons_of(table)
         for check in (*rules.reject, *rules.warn):
             if check.name in taken:
                 raise ConfigError(f"rules.{check.name}: found a name that a rule of {table.name} has, expected another")
-            ((_, kind),) = no_rows.select(F.expr(check.must_hold)).dtypes
+            judged = row_of_texts.select(F.expr(check.must_hold))
+            ((_, kind),) = judged.dtypes
             if kind != "boolean":
                 raise ConfigError(f"rules.{check.name}.must_hold: found a {kind}, expected a condition such as x > 0")
+            try:
+                judged.collect()
+            except (PySparkException, Py4JJavaError):
+                raise ConfigError(
+                    f"rules.{check.name}.must_hold: found a text where a number or a time is needed, expected "
+                    "cast(column as type), which gives NULL for what cannot be read"
+                ) from None
 
 
 def _reasons_of(table: Table) -> frozenset[str]:

@@ -43,7 +43,7 @@ def generate(spark: SparkSession, plan: Plan, out: str, say: Callable[[str], Non
         _write_files(export, rows, file_count, f"{place}/.writing")
         _name_files(file_system, f"{folder}/.writing", f"{folder}/{export.name}", export)
         _write_manifest(export, rows, f"{place}/manifest")
-        say(f"{export.name}: {file_count} files")
+        say(f"{export.name}: {file_count} {'file' if file_count == 1 else 'files'}")
     customers.drop("service_rate", "response_share").write.parquet(f"{place}/truth/customers")
     build_feedback(orders, plan).select("id", "sentiment", "language").write.parquet(f"{place}/truth/feedback")
     with file_system.open_output_stream(f"{folder}/{SETTINGS_FILE}") as stream:
