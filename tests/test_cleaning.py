@@ -446,11 +446,13 @@ def test_damaged_parquet_is_put_aside_whole(shop: Shop) -> None:
         "ordered_at": "timestamp '2026-10-01 00:00:00'",
     }
     whole = file.read_bytes()
+    in_midst = whole[:10] + bytes(40) + whole[50:]
     files = {"whole.parquet": whole, "torn.parquet": whole[:-100], "text.parquet": b"order_id\n1\n"}
+    files["overwritten.parquet"] = in_midst
     cleaned = shop.add(files, format="parquet", columns=columns).clean()
     assert accepted(cleaned) == [("0",), ("1",), ("2",)]
     assert {file.file_name for file in shop.landed if file.fault == "parquet_file_damaged"} == {
-        "torn.parquet", "text.parquet",
+        "torn.parquet", "text.parquet", "overwritten.parquet",
     }  # fmt: skip
 
 

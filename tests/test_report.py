@@ -33,7 +33,7 @@ from crm_spark.report.charts import (
     segment_shares,
     weekly_revenue,
 )
-from crm_spark.report.sections import Section, build_sections
+from crm_spark.report.sections import Section, build_cards, build_sections
 from crm_spark.report.texts import LANGUAGES, load_texts, read_catalogue
 from crm_spark.tables import Table
 
@@ -461,6 +461,16 @@ def test_a_week_without_sales_of_a_department_is_zero():
     weeks = department_weeks("GROCERY", "DELI")
     without = weeks[(weeks["department"] != "DELI") | (weeks["week_starts_on"] != date(2017, 1, 9))]
     assert weekly_revenue(without).loc["2017-01-09", "DELI"] == 0.0
+    closed = weeks[weeks["week_starts_on"] != date(2017, 1, 9)]
+    assert not weekly_revenue(closed).loc["2017-01-09"].any()
+    assert len(weekly_revenue(closed)) == len(weekly_revenue(weeks))
+
+
+def test_that_most_is_of_no_department_is_no_finding():
+    data = a_report()
+    unknown = replace(data, department_weeks=department_weeks("(none)"))
+    assert section(data, "demand").finding
+    assert not section(unknown, "demand").finding
 
 
 def test_rfm_cells_lie_at_their_scores():
@@ -491,6 +501,17 @@ def test_best_value_of_each_metric_is_marked_even_for_a_baseline():
         [False, False, True, False],
         [False] * 4,
     ]
+
+
+def test_a_model_that_a_rule_of_thumb_beats_is_not_to_be_acted_on():
+    quality = model_quality()
+    is_recency = (quality["model"] == "baseline_recency") & (quality["metric"] == "auc") & (quality["fold"] == "test")
+    texts = load_texts("en", "USD")
+    for auc, is_warned in ((0.870, False), (0.871, True)):
+        quality.loc[is_recency & (quality["task"] == "churn"), "value"] = auc
+        report = a_report(model_quality=quality)
+        assert ("Do not act on this" in build_cards(report, texts)[4].detail) == is_warned
+        assert bool(section(report, "churn").note) == is_warned
 
 
 def test_rules_are_those_of_churn_from_the_riskiest():

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from crm_spark.cleaning.profile import bucket_of, is_bucket
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.features.tables import AMOUNT
-from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS
+from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS, NO_DEPARTMENT
 from crm_spark.tables import conform
 
 _BATCH = ["source", "batch_id"]
@@ -25,7 +25,7 @@ def build_department_weeks(lines: DataFrame, as_of: date, known_until: datetime)
     covered_from = F.greatest("first_on", "week_starts_on")
     covered_to = F.least(F.lit(as_of), F.date_add("week_starts_on", 7))
     weeks = (
-        dated.groupBy(F.coalesce("department", F.lit("(none)")).alias("department"), "week_starts_on")
+        dated.groupBy(F.coalesce("department", F.lit(NO_DEPARTMENT)).alias("department"), "week_starts_on")
         .agg(F.sum("amount").cast(AMOUNT).alias("net_amount"), F.count_distinct("order_id").alias("order_count"))
         .crossJoin(F.broadcast(first_day))
         .withColumn("day_count", F.date_diff(covered_to, covered_from))

@@ -108,6 +108,9 @@ MART_OUTLIERS = Table(
     checks=(Check("value_beyond_limits", "value < low OR value > high"),),
 )
 
+# Of products without one, and of all where nothing tells of products.
+NO_DEPARTMENT = "(none)"
+
 MART_DEPARTMENT_WEEKS = Table(
     name="mart_department_weeks",
     comment="One row per department and week with a sale before as_of.",

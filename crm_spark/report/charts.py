@@ -217,7 +217,10 @@ def whole_weeks(weeks: pd.DataFrame) -> pd.DataFrame:
 
 
 def weekly_revenue(weeks: pd.DataFrame) -> pd.DataFrame:
-    """One row per whole week, one column per large department, largest first, and the sum of the others last."""
+    """One row per whole week, one column per large department, largest first, and the sum of the others last.
+
+    A week between others in which nothing was sold is one, too.
+    """
     table = whole_weeks(weeks).pivot_table(
         index="week_starts_on", columns="department", values="net_amount", aggfunc="sum", fill_value=0.0
     )
@@ -226,7 +229,7 @@ def weekly_revenue(weeks: pd.DataFrame) -> pd.DataFrame:
     result = table[top].copy()
     result.insert(len(top), "", table[others].sum(axis=1).astype(float), allow_duplicates=True)
     result.index = pd.to_datetime(result.index)
-    return result.sort_index()
+    return result.sort_index().asfreq("7D", fill_value=0.0)
 
 
 def is_baseline(model: str) -> bool:

@@ -1,12 +1,13 @@
 """The report's sections: for each, its words, charts and tables, or a friendly sentence where data are absent."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from crm_spark.marts.tables import NO_DEPARTMENT
 from crm_spark.report import charts
 from crm_spark.report.data import ReportData
 from crm_spark.report.texts import Texts
@@ -78,14 +79,13 @@ def build_cards(data: ReportData, texts: Texts) -> list[Card]:
     ]
     if not top.scored_count:
         return [*cards, Card(texts.text("cards.at_risk"), texts.text("missing"), texts.text("cards.not_scored"))]
+    at_risk_share = texts.share(_ratio(top.at_risk_count, top.scored_count))
+    at_risk = _card("at_risk", texts.number(top.at_risk_count), texts, share=at_risk_share)
+    if not _beats_rules_of_thumb(data.model_quality, CHURN):
+        at_risk = replace(at_risk, detail=texts.text("cards.at_risk_unproven"))
     return [
         *cards,
-        _card(
-            "at_risk",
-            texts.number(top.at_risk_count),
-            texts,
-            share=texts.share(_ratio(top.at_risk_count, top.scored_count)),
-        ),
+        at_risk,
         _card(
             "at_risk_amount",
             texts.amount(top.at_risk_amount),
@@ -186,12 +186,14 @@ def _demand(data: ReportData, texts: Texts) -> Section:
     if weeks["week_starts_on"].nunique() < 2:
         return _section("demand", texts, note=texts.text("demand.empty"))
     totals = weeks.groupby("department")["net_amount"].sum().sort_values(ascending=False, kind="stable")
-    finding = texts.text(
-        "demand.finding",
-        department=texts.name("departments", totals.index[0]),
-        share=texts.share(_ratio(totals.iloc[0], totals.sum())),
-        weeks=texts.number(weeks["week_starts_on"].nunique()),
-    )
+    finding = ""
+    if totals.index[0] != NO_DEPARTMENT:
+        finding = texts.text(
+            "demand.finding",
+            department=texts.name("departments", totals.index[0]),
+            share=texts.share(_ratio(totals.iloc[0], totals.sum())),
+            weeks=texts.number(len(charts.weekly_revenue(weeks))),
+        )
     chart = Chart(charts.department_demand(weeks, texts), texts.text("demand.chart", currency=texts.currency))
     return _section("demand", texts, finding=finding, charts={"department-demand": chart})
 
@@ -207,8 +209,16 @@ def _churn(data: ReportData, texts: Texts) -> Section:
         "churn",
         texts,
         finding=_lift_finding(deciles, texts),
+        note="" if _beats_rules_of_thumb(data.model_quality, CHURN) else texts.text("churn.unproven"),
         charts={"churn-lift": lift, "churn-calibration": calibration},
     )
+
+
+def _beats_rules_of_thumb(quality: pd.DataFrame, task: str) -> bool:
+    """Whether a model ranked the test's customers better than every baseline."""
+    of_task = quality[(quality["task"] == task) & (quality["fold"] == "test") & (quality["metric"] == "auc")]
+    is_baseline = of_task["model"].map(charts.is_baseline).astype(bool)
+    return bool(of_task[~is_baseline]["value"].max() > of_task[is_baseline]["value"].max())
 
 
 def _lift_finding(deciles: pd.DataFrame, texts: Texts) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 
-from pyarrow import ArrowInvalid, fs, parquet
+from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs, parquet
 from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
 from pyspark.sql import functions as F
 
@@ -103,17 +103,21 @@ def _describe(spark: SparkSession, source: Source, file: LandedFile, read_as: st
 def _find_fault(source: Source, path: str) -> str | None:
     """Why the bytes of a file cannot be read to their end; None if they can.
 
-    Parquet is looked at where its file ends, which tells of its whole layout; what is compressed is unpacked once.
+    Parquet and what is compressed are read once: Spark would come upon a torn piece in the midst of cleaning.
     """
     file_system, inner = fs.FileSystem.from_uri(path)
     compression = _COMPRESSED.get(Path(inner).suffix)
     try:
         if source.landed_format == "parquet":
-            parquet.read_metadata(inner, filesystem=file_system)
+            with file_system.open_input_file(inner) as file:
+                for _ in parquet.ParquetFile(file).iter_batches():
+                    pass
         elif compression is not None:
             with file_system.open_input_stream(inner, compression=compression) as stream:
                 while stream.read(_BLOCK_BYTES):
                     pass
+    except ArrowNotImplementedError:
+        return None  # a type that Spark may know
     except (OSError, ArrowInvalid) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the disk's fault, not the file's
