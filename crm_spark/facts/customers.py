@@ -1,20 +1,17 @@
 """What happened to each customer: who they are, their days, and the things they bought."""
 
-from functools import reduce
+from collections.abc import Iterable, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.facts.events import parse_business_day
+from crm_spark.facts.measures import MEASURES, THINGS
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
-from crm_spark.tables import conform
-
-_MEASURES = [c.name for c in FACT_CUSTOMER_DAYS.columns if c.name not in FACT_CUSTOMER_DAYS.key]
+from crm_spark.tables import conform, union_of
 
 
-def build_customers(
-    customers: DataFrame, lines: DataFrame, contacts: DataFrame, responses: DataFrame, time_zone: str
-) -> DataFrame:
+def build_customers(customers: DataFrame, events: Iterable[DataFrame], time_zone: str) -> DataFrame:
     """Rows: one per customer in the customer table or in any event.
 
     A registration without a date, known since always, counts from the beginning of time.
@@ -27,51 +24,46 @@ def build_customers(
             "registration_known_at": F.coalesce("known_at", "signed_up_at", since_always),
         }
     )
-    named = [events.select("customer_id").distinct() for events in (lines, contacts, responses)]
-    unregistered = reduce(DataFrame.union, named).distinct().join(registered, "customer_id", "left_anti")
+    named = union_of(rows.select("customer_id").distinct() for rows in events).distinct()
+    unregistered = named.join(registered, "customer_id", "left_anti")
     everyone = registered.unionByName(unregistered.withColumn("is_registered", F.lit(False)), allowMissingColumns=True)
     return conform(everyone.select(*DIM_CUSTOMERS.column_names), DIM_CUSTOMERS)
 
 
-def build_customer_days(lines: DataFrame, contacts: DataFrame, responses: DataFrame) -> DataFrame:
-    """Rows: one per customer, business day and instant at which something of that day was learned.
+def build_customer_days(events: Mapping[str, DataFrame]) -> DataFrame:
+    """Rows: one per customer, business day, instant at which something of that day was learned, and kind of event.
 
-    Every measure is a whole number that adds over days; money counts in 1/10,000 of the currency.
+    `events` are the fact tables by name. Every measure is a whole number that adds over days; money counts in 1/10,000
+    of the currency.
     """
-    amount_e4 = (F.col("amount") * 10000).cast("bigint")
-    is_return = F.col("is_return")
-    measures = [
-        lines.select(
-            *FACT_CUSTOMER_DAYS.key,
-            F.col("is_order_opening").cast("bigint").alias("order_count"),
-            (~is_return).cast("bigint").alias("line_count"),
-            is_return.cast("bigint").alias("return_line_count"),
-            amount_e4.alias("net_amount_e4"),
-            F.when(is_return, amount_e4).otherwise(0).alias("return_amount_e4"),
-            (F.col("discount_amount") * 10000).cast("bigint").alias("discount_amount_e4"),
-        ),
-        contacts.select(*FACT_CUSTOMER_DAYS.key, F.lit(1).cast("bigint").alias("contact_count")),
-        responses.select(*FACT_CUSTOMER_DAYS.key, F.lit(1).cast("bigint").alias("response_count")),
-    ]
-    events = reduce(lambda left, right: left.unionByName(right, allowMissingColumns=True), measures)
-    days = events.groupBy(*FACT_CUSTOMER_DAYS.key).agg(
-        *(F.coalesce(F.sum(measure), F.lit(0)).alias(measure) for measure in _MEASURES)
-    )
+    days = union_of(_add_up(rows, name) for name, rows in events.items())
     return conform(days.select(*FACT_CUSTOMER_DAYS.column_names), FACT_CUSTOMER_DAYS)
 
 
-def build_customer_things(lines: DataFrame) -> DataFrame:
-    """Rows: one per customer, category bought or store visited, and business day; returns left out."""
-    things = lines.where("NOT is_return").select(
-        "customer_id",
-        F.inline(
-            F.array(
-                F.struct(F.lit("category").alias("kind"), F.col("category").alias("thing")),
-                F.struct(F.lit("store").alias("kind"), F.col("store_id").alias("thing")),
-            )
-        ),
-        "happened_on",
-        "known_at",
+def _add_up(events: DataFrame, name: str) -> DataFrame:
+    """The measures of one kind of event, and zeros for those of others."""
+    zero = F.lit(0).cast("bigint")
+    own = {m.name: F.sum(F.expr(f"cast({m.counts} AS bigint)")) for m in MEASURES if m.event == name}
+    key = [column for column in FACT_CUSTOMER_DAYS.key if column != "event"]
+    counted = events.groupBy(*key).agg(*(total.alias(measure) for measure, total in own.items()))
+    others = {m.name: zero for m in MEASURES if m.event != name}
+    return counted.withColumns(others | {"event": F.lit(name)})
+
+
+def build_customer_things(events: Mapping[str, DataFrame]) -> DataFrame:
+    """Rows: one per customer, thing that events were about, business day, and instant of learning."""
+    days = union_of(
+        events[thing.event]
+        .where(thing.where)
+        .select(
+            "customer_id",
+            F.lit(thing.kind).alias("kind"),
+            F.expr(thing.thing).alias("thing"),
+            "happened_on",
+            "known_at",
+        )
+        for thing in THINGS
+        if thing.event in events
     )
-    days = things.where("thing IS NOT NULL").groupBy(*FACT_CUSTOMER_THINGS.key).agg(F.min("known_at").alias("known_at"))
-    return conform(days.select(*FACT_CUSTOMER_THINGS.column_names), FACT_CUSTOMER_THINGS)
+    counted = days.where("thing IS NOT NULL").groupBy(*FACT_CUSTOMER_THINGS.key).agg(F.count("*").alias("event_count"))
+    return conform(counted.select(*FACT_CUSTOMER_THINGS.column_names), FACT_CUSTOMER_THINGS)

@@ -1,15 +1,27 @@
 """Events with their business day, the instant they were learned of, and what joins tell about them."""
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from crm_spark.facts.tables import FACT_CONTACTS, FACT_ORDER_LINES, FACT_RESPONSES
+from crm_spark.facts.tables import (
+    FACT_CONTACTS,
+    FACT_FEEDBACK,
+    FACT_ORDER_LINES,
+    FACT_RESPONSES,
+    FACT_SERVICE_EVENTS,
+    FACT_VISITS,
+)
 from crm_spark.tables import conform
 
 
 def parse_business_day(instant: Column, time_zone: str) -> Column:
     """The business's calendar day of an instant in UTC."""
     return F.from_utc_timestamp(instant, time_zone).cast("date")
+
+
+def parse_business_hour(instant: Column, time_zone: str) -> Column:
+    """The hour on the business's clock, 0 to 23, at an instant in UTC."""
+    return F.hour(F.from_utc_timestamp(instant, time_zone))
 
 
 def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) -> DataFrame:
@@ -45,6 +57,7 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
     lines = (
         dated.join(openings, ["order_id", "customer_id"], "left")
         .withColumn("happened_on", F.when(F.col("is_return"), own_day).otherwise(order_day))
+        .withColumn("happened_hour", parse_business_hour(F.col("happened_at"), time_zone))
         .withColumn("is_order_opening", ~F.col("is_return") & (F.col("line_no") == F.col("opening_line_no")))
         .join(products.select("product_id", "category", "department", "brand"), "product_id", "left")
     )
@@ -63,10 +76,69 @@ def build_contacts(contacts: DataFrame, campaigns: DataFrame, time_zone: str) ->
     return conform(_add_days(dated, time_zone).select(*FACT_CONTACTS.column_names), FACT_CONTACTS)
 
 
-def build_responses(responses: DataFrame, time_zone: str) -> DataFrame:
+def build_responses(responses: DataFrame, campaigns: DataFrame, time_zone: str) -> DataFrame:
     """Rows: one per clean response."""
-    dated = responses.withColumnRenamed("responded_at", "happened_at")
-    return conform(_add_days(dated, time_zone).select(*FACT_RESPONSES.column_names), FACT_RESPONSES)
+    dated = responses.withColumnRenamed("responded_at", "happened_at").join(
+        campaigns.select("campaign_id", "channel"), "campaign_id", "left"
+    )
+    hour = parse_business_hour(F.col("happened_at"), time_zone)
+    rows = _add_days(dated, time_zone).withColumn("happened_hour", hour)
+    return conform(rows.select(*FACT_RESPONSES.column_names), FACT_RESPONSES)
+
+
+def build_service_events(service_events: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean service event."""
+    dated = service_events.withColumnRenamed("started_at", "happened_at")
+    return conform(_add_days(dated, time_zone).select(*FACT_SERVICE_EVENTS.column_names), FACT_SERVICE_EVENTS)
+
+
+def build_feedback(feedback: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean feedback."""
+    dated = feedback.withColumnRenamed("given_at", "happened_at")
+    return conform(_add_days(dated, time_zone).select(*FACT_FEEDBACK.column_names), FACT_FEEDBACK)
+
+
+def build_visits(visits: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per clean view or action of a customer.
+
+    A session is of the business day of its first action. Its opening, its first cart and its first purchase are the
+    first that were known, so that what was learned later changes nothing of what was counted before.
+    """
+    own_day = F.date_format(parse_business_day(F.col("happened_at"), time_zone), "yyyy-MM-dd")
+    dated = (
+        visits.where("customer_id IS NOT NULL")
+        .withColumnRenamed("occurred_at", "happened_at")
+        .withColumn("known_at", F.coalesce("known_at", "happened_at"))
+        .withColumn("session_id", F.coalesce("session_id", own_day))
+    )
+    session = ["customer_id", "session_id"]
+
+    def is_first_known(condition: str) -> Column:
+        """Whether a row is the first known, of equals the one with the least id, of its session's with `condition`."""
+        known_first = Window.partitionBy(*session, F.expr(condition)).orderBy("known_at", "event_id")
+        return F.expr(condition) & (F.row_number().over(known_first) == 1)
+
+    opened_at = F.min("happened_at").over(Window.partitionBy(*session))
+    marked = dated.withColumns(
+        {
+            "happened_on": parse_business_day(opened_at, time_zone),
+            "action": F.lower("action"),
+        }
+    ).withColumns(
+        {
+            "is_session_opening": is_first_known("TRUE"),
+            "is_first_cart": is_first_known("coalesce(action = 'cart', FALSE)"),
+            "is_first_purchase": is_first_known("coalesce(action = 'purchase', FALSE)"),
+        }
+    )
+    firsts = marked.where("is_first_cart OR is_first_purchase")
+    bought = (
+        firsts.withColumn("place", F.row_number().over(Window.partitionBy(*session).orderBy("known_at", "event_id")))
+        .where("place = 2")
+        .select("event_id", F.lit(True).alias("is_bought"))
+    )
+    rows = marked.join(bought, "event_id", "left").withColumn("is_cart_bought", F.coalesce("is_bought", F.lit(False)))
+    return conform(rows.select(*FACT_VISITS.column_names), FACT_VISITS)
 
 
 def _add_days(events: DataFrame, time_zone: str) -> DataFrame:

@@ -1,12 +1,13 @@
 """Tables of the facts layer: events and who they happened to, joined once and for all."""
 
-from crm_spark.checks import Check
 from crm_spark.cleaning.tables import MONEY
+from crm_spark.facts.measures import MEASURES, THINGS
 from crm_spark.tables import Column, Table
 
 _CUSTOMER = Column("customer_id", "string", "The customer.")
 _HAPPENED_AT = Column("happened_at", "timestamp", "When (UTC).")
 _HAPPENED_ON = Column("happened_on", "date", "On which business day.")
+_HAPPENED_HOUR = Column("happened_hour", "int", "In which hour of the business's day, 0 to 23.")
 _KNOWN_AT = Column("known_at", "timestamp", "When the company learned of it (UTC).")
 
 DIM_CUSTOMERS = Table(
@@ -39,6 +40,7 @@ FACT_ORDER_LINES = Table(
         _CUSTOMER,
         _HAPPENED_AT,
         Column("happened_on", "date", "Business day: of the order's first line; of itself for a return."),
+        _HAPPENED_HOUR,
         _KNOWN_AT,
         Column("product_id", "string", "The product.", nullable=True),
         Column("category", "string", "The product's category.", nullable=True),
@@ -79,50 +81,94 @@ FACT_RESPONSES = Table(
         _CUSTOMER,
         _HAPPENED_AT,
         _HAPPENED_ON,
+        _HAPPENED_HOUR,
         _KNOWN_AT,
         Column("campaign_id", "string", "The campaign.", nullable=True),
+        Column("channel", "string", "The campaign's channel.", nullable=True),
         Column("kind", "string", "How the customer responded.", nullable=True),
+    ),
+)
+
+FACT_SERVICE_EVENTS = Table(
+    name="fact_service_events",
+    comment="One row per contact with the service.",
+    key=("event_id",),
+    columns=(
+        Column("event_id", "string", "The event."),
+        _CUSTOMER,
+        _HAPPENED_AT,
+        _HAPPENED_ON,
+        _KNOWN_AT,
+        Column("kind", "string", "What about.", nullable=True),
+        Column("channel", "string", "Through which channel.", nullable=True),
+        Column("duration_seconds", "bigint", "How long it took.", nullable=True),
+        Column("is_resolved", "boolean", "Whether it settled the matter.", nullable=True),
+    ),
+)
+
+FACT_FEEDBACK = Table(
+    name="fact_feedback",
+    comment="One row per rating or comment.",
+    key=("feedback_id",),
+    columns=(
+        Column("feedback_id", "string", "The feedback."),
+        _CUSTOMER,
+        _HAPPENED_AT,
+        _HAPPENED_ON,
+        _KNOWN_AT,
+        Column("rating", MONEY, "From 1, the worst, to 5, the best.", nullable=True),
+        Column("channel", "string", "Through which channel.", nullable=True),
+        Column("product_id", "string", "About which product.", nullable=True),
+    ),
+)
+
+FACT_VISITS = Table(
+    name="fact_visits",
+    comment="One row per page view or other action of a customer who was signed in.",
+    key=("event_id",),
+    columns=(
+        Column("event_id", "string", "The view or action."),
+        _CUSTOMER,
+        _HAPPENED_AT,
+        Column("happened_on", "date", "Business day: of the session's first action."),
+        _KNOWN_AT,
+        Column("session_id", "string", "The session; for an action without one, the customer's day."),
+        Column("action", "string", "What was done.", nullable=True),
+        Column("is_session_opening", "boolean", "True for one action of every session: its first known."),
+        Column("is_first_cart", "boolean", "True for the first known 'cart' of a session."),
+        Column("is_first_purchase", "boolean", "True for the first known 'purchase' of a session."),
+        Column("is_cart_bought", "boolean", "True for that of these two which was known last, if there are both."),
     ),
 )
 
 FACT_CUSTOMER_DAYS = Table(
     name="fact_customer_days",
-    comment="One row per customer, business day and instant of learning: signed whole numbers that add up.",
-    key=("customer_id", "happened_on", "known_at"),
+    comment="One row per customer, business day, instant of learning and kind of event: whole numbers that add up.",
+    key=("customer_id", "happened_on", "known_at", "event"),
     columns=(
         _CUSTOMER,
         _HAPPENED_ON,
         _KNOWN_AT,
-        Column("order_count", "bigint", "Orders with at least one line that is no return."),
-        Column("line_count", "bigint", "Purchased lines."),
-        Column("return_line_count", "bigint", "Returned lines."),
-        Column("net_amount_e4", "bigint", "Paid less returned, in 1/10,000 of the currency."),
-        Column("return_amount_e4", "bigint", "Returned (negative), in 1/10,000 of the currency."),
-        Column("discount_amount_e4", "bigint", "Taken off prices, in 1/10,000 of the currency."),
-        Column("contact_count", "bigint", "Marketing contacts received."),
-        Column("response_count", "bigint", "Responses to marketing."),
+        Column("event", "string", "The fact table that is counted; the measures of others are 0."),
+        *(Column(measure.name, "bigint", measure.comment) for measure in MEASURES),
     ),
 )
 
 FACT_CUSTOMER_THINGS = Table(
     name="fact_customer_things",
-    comment="One row per customer, thing bought (or store visited) and business day: for counts of distinct things.",
-    key=("customer_id", "kind", "thing", "happened_on"),
+    comment="One row per customer, thing that events were about, business day and instant of learning.",
+    key=("customer_id", "kind", "thing", "happened_on", "known_at"),
     columns=(
         _CUSTOMER,
-        Column("kind", "string", "What kind of thing: category or store."),
+        Column("kind", "string", f"What kind of thing: {', '.join(thing.kind for thing in THINGS)}."),
         Column("thing", "string", "The thing."),
         _HAPPENED_ON,
         _KNOWN_AT,
+        Column("event_count", "bigint", "Events about it."),
     ),
-    checks=(Check("kind_listed", "kind IN ('category', 'store')"),),
 )
 
-TABLES = (
-    DIM_CUSTOMERS,
-    FACT_ORDER_LINES,
-    FACT_CONTACTS,
-    FACT_RESPONSES,
-    FACT_CUSTOMER_DAYS,
-    FACT_CUSTOMER_THINGS,
-)
+# The tables of events, by which customers are known, whose days are counted and whose things are told apart.
+EVENTS = (FACT_ORDER_LINES, FACT_CONTACTS, FACT_RESPONSES, FACT_SERVICE_EVENTS, FACT_FEEDBACK, FACT_VISITS)
+
+TABLES = (DIM_CUSTOMERS, *EVENTS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)

@@ -1,13 +1,22 @@
-"""Customer features: one row per customer and cut-off, seeing only what happened and was known before it."""
+"""Customer features: one row per customer and cut-off, seeing only what happened and was known before it.
 
-from collections.abc import Sequence
+A slice is computed from the whole ledger of days, many cut-offs in one pass, or from an earlier slice and what entered,
+left or was learned since. Both give the same bits, as all that is kept of a customer is whole numbers, days and lists.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from crm_spark.features.tables import AMOUNT, DEMOGRAPHICS, feature_customers
+from crm_spark.cleaning.tables import MONEY
+from crm_spark.facts.measures import MEASURES
+from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THINGS, Total, spans, totals
+from crm_spark.features.tables import DEMOGRAPHICS, LIST_OF_THINGS, feature_customers
 from crm_spark.tables import conform, local_rows
 
 _SLICE = ["customer_id", "as_of"]
@@ -35,122 +44,238 @@ def build_feature_customers(
     Raises:
         ContractError: if the result does not match the declaration of `feature_customers`.
     """
-    table = feature_customers(windows_days)
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", map(astuple, cutoffs))
-    days = _add_up_days(_keep_visible(customer_days, cuts))
-    behaviour = _summarise_days(days, windows_days)
-    gaps = _summarise_gaps(days)
-    variety = _count_things(_keep_visible(customer_things, cuts), windows_days)
-    registered = (
-        customers.where("is_registered")
-        .join(
-            F.broadcast(cuts),
-            (F.col("registered_on") < F.col("as_of")) & (F.col("registration_known_at") < F.col("known_until")),
-        )
-        .select(*_SLICE, *DEMOGRAPHICS)
+
+    def seen(events: DataFrame) -> DataFrame:
+        """Every event once for each cut-off that sees it; all of a customer's in one partition, there to stay."""
+        is_seen = (F.col("happened_on") < F.col("as_of")) & (F.col("known_at") < F.col("known_until"))
+        return events.repartition("customer_id").join(F.broadcast(cuts), is_seen)
+
+    kept = _summarise_days(seen(customer_days), windows_days).join(
+        _list_things(_add_up_things(seen(customer_things))), _SLICE, "left"
     )
-    features = (
-        registered.join(behaviour, _SLICE, "full")
-        .join(gaps, _SLICE, "left")
-        .join(variety, _SLICE, "left")
-        .join(F.broadcast(cuts), "as_of")
-    )
-    counts = [column.name for column in table.columns if not column.nullable and column.type == "bigint"]
-    amounts = [column.name for column in table.columns if column.type == AMOUNT]
-    filled = features.withColumns(
-        {name: F.coalesce(name, F.lit(0).cast("bigint")) for name in counts}
-        | {name: F.coalesce(name, F.lit(0).cast(AMOUNT)) for name in amounts}
-        | {"overdue_ratio": F.try_divide(F.col("recency_days").cast("double"), F.col("mean_gap_days"))}
-    )
-    return conform(filled.select(*table.column_names), table)
+    return _finish(kept, customers, cuts, windows_days)
 
 
-def _keep_visible(events: DataFrame, cuts: DataFrame) -> DataFrame:
-    """Every event once for each cut-off that sees it; all of a customer's in one partition, there to stay."""
-    is_visible = (F.col("happened_on") < F.col("as_of")) & (F.col("known_at") < F.col("known_until"))
-    by_customer = events.repartition("customer_id")
-    return by_customer.join(F.broadcast(cuts), is_visible).drop("known_at", "known_until")
+def build_next_slice(
+    customers: DataFrame,
+    customer_days: DataFrame,
+    customer_things: DataFrame,
+    features: DataFrame,
+    base: Cutoff,
+    cutoff: Cutoff,
+    windows_days: Sequence[int],
+) -> DataFrame:
+    """Rows: as of `build_feature_customers` for one cut-off, made from the slice of an earlier one among `features`.
+
+    Days are read that entered or left a window, and all of those customers of whom something was learned late.
+    """
+    step = _Step(base, cutoff)
+    late = step.late_customers(customer_days, customer_things)
+    ends = sorted({end for total in totals(windows_days) if total.first for end in (total.first, total.end) if end})
+    days = step.changing(customer_days, late, ends)
+    things = _add_up_things(step.changing(customer_things, late, []))
+    before = features.where(F.col("as_of") == F.lit(base.as_of)).withColumn("as_of", F.lit(cutoff.as_of))
+    if late is not None:
+        before = before.join(late, "customer_id", "left_anti")
+    lists_before = before.select(*_SLICE, *(kind.name for kind in THINGS))
+    listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
+    both = listed.unionByName(things).groupBy(*_SLICE, "kind", "thing")
+    lists = _list_things(both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on")))
+    changes = _summarise_days(days, windows_days, base.as_of).join(lists, _SLICE, "full")
+    kept_before = before.selectExpr(*_SLICE, *(f"{name} AS before_{name}" for name in _kept_columns(windows_days)))
+    kept = kept_before.join(changes, _SLICE, "full").selectExpr(*_SLICE, *_continued(windows_days))
+    cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", [astuple(cutoff)])
+    return _finish(kept, customers, cuts, windows_days)
 
 
-def _add_up_days(visible: DataFrame) -> DataFrame:
-    """One row per customer, cut-off and day, whenever its parts became known."""
-    measures = [name for name, kind in visible.dtypes if kind == "bigint"]
-    return visible.groupBy(*_SLICE, "happened_on").agg(*(F.sum(name).alias(name) for name in measures))
+@dataclass(frozen=True)
+class _Step:
+    """From one cut-off to a later one: which events count anew, and which no longer."""
+
+    base: Cutoff
+    cutoff: Cutoff
+
+    def late_customers(self, *ledgers: DataFrame) -> DataFrame | None:
+        """Those of whom something was learned since that happened before the base; None if there are none."""
+        happened_before = F.col("happened_on") < F.lit(self.base.as_of)
+        late = reduce(
+            DataFrame.union,
+            (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers),
+        ).distinct()
+        return None if late.isEmpty() else late
+
+    def changing(self, ledger: DataFrame, late: DataFrame | None, window_ends: Sequence[int]) -> DataFrame:
+        """The events that entered, or left a window that ends so many days back; of late customers all they have."""
+        left = [
+            F.col("happened_on").between(
+                F.lit(self.base.as_of - timedelta(days=end)), F.lit(self.cutoff.as_of - timedelta(days=end + 1))
+            )
+            for end in window_ends
+        ]
+        is_new = self._is_new()
+        seen = ledger.where(self._is_seen(self.cutoff))
+        changing = seen.where(reduce(or_, left, is_new)).withColumn("is_new", is_new)
+        if late is not None:
+            theirs = seen.join(F.broadcast(late), "customer_id", "left_semi").withColumn("is_new", F.lit(True))
+            changing = changing.join(F.broadcast(late), "customer_id", "left_anti").unionByName(theirs)
+        return changing.withColumn("as_of", F.lit(self.cutoff.as_of))
+
+    def _is_new(self) -> Column:
+        return self._is_seen(self.cutoff) & ~self._is_seen(self.base)
+
+    @staticmethod
+    def _is_seen(cut: Cutoff) -> Column:
+        return (F.col("happened_on") < F.lit(cut.as_of)) & (F.col("known_at") < F.lit(cut.known_until))
 
 
-def _summarise_days(days: DataFrame, windows_days: Sequence[int]) -> DataFrame:
-    bought = F.col("order_count") > 0
-    sums = ["order_count", "net_amount_e4", "discount_amount_e4", "contact_count", "response_count"]
-    aggregates = [F.sum(name).alias(name) for name in [*sums, "return_amount_e4"]]
-    aggregates += [
-        F.count_if(bought).alias("active_day_count"),
-        _days_since(F.max(F.when(bought, F.col("happened_on")))).alias("recency_days"),
-        _days_since(F.min(F.when(bought, F.col("happened_on")))).alias("tenure_days"),
-        _days_since(F.max(F.expr("CASE WHEN contact_count > 0 THEN happened_on END"))).alias("contact_recency_days"),
-        _days_since(F.max(F.expr("CASE WHEN response_count > 0 THEN happened_on END"))).alias("response_recency_days"),
-    ]
-    for window in windows_days:
-        within = F.col("happened_on") >= F.date_sub("as_of", window)
-        aggregates += [F.sum(F.when(within, F.col(name))).alias(f"{name}_{window}d") for name in sums]
-        aggregates.append(F.count_if(bought & within).alias(f"active_day_count_{window}d"))
-    summed = days.groupBy(*_SLICE).agg(*aggregates)
-    suffixes = ["", *(f"_{window}d" for window in windows_days)]
-    return summed.withColumns(
-        {f"net_amount{suffix}": _money(f"net_amount_e4{suffix}") for suffix in suffixes}
-        | {f"discount_share{suffix}": _discount_share(suffix) for suffix in suffixes}
-        | {
-            "return_amount": _money("return_amount_e4"),
-            "discount_amount": _money("discount_amount_e4"),
-            "mean_order_amount": F.try_divide(
-                F.col("net_amount_e4").cast("double") / 10000, F.col("order_count").cast("double")
-            ),
+def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: date | None = None) -> DataFrame:
+    """Sums, days and gaps of each customer; with a base, by how much they change from there.
+
+    Events that are not `is_new` were counted at the base, and leave those windows that they are no longer in.
+    """
+    has_base = base_as_of is not None
+    key = [*_SLICE, "happened_on", *(["is_new"] if has_base else [])]
+    days = seen.groupBy(*key).agg(*(F.sum(measure.name).alias(measure.name) for measure in MEASURES))
+    is_new = "is_new" if has_base else "TRUE"
+    bought_on = F.expr(f"CASE WHEN order_count > 0 AND {is_new} THEN happened_on END")
+    earlier = Window.partitionBy(*_SLICE).orderBy("happened_on").rowsBetween(Window.unboundedPreceding, -1)
+    days = days.withColumns(
+        {
+            "active_day_count": F.expr("cast(order_count > 0 AS bigint)"),
+            "gap_days": F.date_diff(bought_on, F.last(bought_on, ignorenulls=True).over(earlier)).cast("bigint"),
         }
     )
 
+    def within(first: int, end: int, as_of: str) -> str:
+        return f"happened_on >= date_sub({as_of}, {first}) AND happened_on < date_sub({as_of}, {end})"
 
-def _summarise_gaps(days: DataFrame) -> DataFrame:
-    """Mean and spread of the days between active days, from exact sums of gaps and of their squares."""
-    in_order = Window.partitionBy(*_SLICE).orderBy("happened_on")
-    gap_days = F.date_diff("happened_on", F.lag("happened_on").over(in_order)).cast("bigint")
-    gaps = (
-        days.where("order_count > 0")
-        .withColumn("gap_days", gap_days)
-        .groupBy(*_SLICE)
-        .agg(
-            F.count("gap_days").alias("n"),
-            F.sum("gap_days").alias("total"),
-            F.sum(F.col("gap_days") * F.col("gap_days")).alias("total_of_squares"),
-        )
-        .where("n > 0")
+    def weight(first: int | None, end: int) -> str:
+        """How often a day counts: once, not at all or, as it did at the base and does no longer, less than that."""
+        if first is None:
+            return f"cast({is_new} AS bigint)"
+        now = f"cast({within(first, end, 'as_of')} AS bigint)"
+        if not has_base:
+            return now
+        at_base = within(first, end, f"DATE '{base_as_of}'")
+        return f"{now} - cast(NOT is_new AND {at_base} AS bigint)"
+
+    weights = {_weight_name(total): weight(total.first, total.end) for total in totals(windows_days)}
+    weighed = days.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
+    aggregates = {total.name: f"sum({total.sum.measure} * {_weight_name(total)})" for total in totals(windows_days)}
+    aggregates["gap_square_sum"] = "sum(gap_days * gap_days)"
+    for event in DAYS:
+        happened_on = f"CASE WHEN {event.measure} > 0 AND {is_new} THEN happened_on END"
+        aggregates[f"first_{event.event}_on"] = f"min({happened_on})"
+        aggregates[f"last_{event.event}_on"] = f"max({happened_on})"
+    summed = weighed.groupBy(*_SLICE).agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
+    amounts = {total.name for total in totals(windows_days) if total.sum.is_amount}
+    return summed.selectExpr(
+        *_SLICE,
+        *(
+            f"cast(cast({name} AS decimal(22,0)) / 10000 AS {MONEY}) AS {name}" if name in amounts else name
+            for name in aggregates
+        ),
     )
-    n, total = F.col("n").cast("double"), F.col("total").cast("double")
-    # n * sum x^2 - (sum x)^2 is a whole number: nothing is rounded before the root.
-    spread = F.sqrt((F.col("n") * F.col("total_of_squares") - F.col("total") * F.col("total")).cast("double")) / n
-    return gaps.select(*_SLICE, (total / n).alias("mean_gap_days"), spread.alias("gap_spread_days"))
 
 
-def _count_things(visible: DataFrame, windows_days: Sequence[int]) -> DataFrame:
-    """Distinct things ever and by window: a thing is in a window if its last day is."""
-    last = visible.groupBy(*_SLICE, "kind", "thing").agg(F.max("happened_on").alias("last_on"))
-    counts = []
-    for kind in ("category", "store"):
-        is_kind = F.col("kind") == kind
-        counts.append(F.count_if(is_kind).alias(f"{kind}_count"))
-        counts += [
-            F.count_if(is_kind & (F.col("last_on") >= F.date_sub("as_of", window))).alias(f"{kind}_count_{window}d")
-            for window in windows_days
-        ]
-    return last.groupBy(*_SLICE).agg(*counts)
+def _weight_name(total: Total) -> str:
+    return "weight" if total.first is None else f"weight_{total.first}_{total.end}"
 
 
-def _days_since(day: Column) -> Column:
-    return F.date_diff(F.col("as_of"), day)
+def _continued(windows_days: Sequence[int]) -> Iterator[str]:
+    """What is kept of each customer, in SQL: what it was before and how it changed."""
+    for total in totals(windows_days):
+        yield f"cast(coalesce(before_{total.name}, 0) + coalesce({total.name}, 0) AS {total.type}) AS {total.name}"
+    # New days lie after all days before: the gap between them is one more.
+    gap_days = "cast(datediff(first_purchase_on, before_last_purchase_on) AS bigint)"
+    squares = ("before_gap_square_sum", "gap_square_sum", f"{gap_days} * {gap_days}")
+    yield " + ".join(f"coalesce({square}, 0)" for square in squares) + " AS gap_square_sum"
+    for event in DAYS:
+        first, last = f"first_{event.event}_on", f"last_{event.event}_on"
+        yield f"coalesce(before_{first}, {first}) AS {first}"
+        yield f"coalesce({last}, before_{last}) AS {last}"
+    for things in THINGS:
+        yield f"coalesce({things.name}, before_{things.name}) AS {things.name}"
 
 
-def _money(name: str) -> Column:
-    return (F.col(name).cast("decimal(22,0)") / 10000).cast(AMOUNT)
+def _kept_columns(windows_days: Sequence[int]) -> list[str]:
+    """The columns that are kept from one slice to the next."""
+    days = [f"{which}_{event.event}_on" for event in DAYS for which in ("first", "last")]
+    return [
+        *(total.name for total in totals(windows_days)), "gap_square_sum", *days, *(things.name for things in THINGS),
+    ]  # fmt: skip
 
 
-def _discount_share(suffix: str) -> Column:
-    discount = F.col(f"discount_amount_e4{suffix}").cast("double")
-    return F.try_divide(discount, discount + F.col(f"net_amount_e4{suffix}").cast("double"))
+def _add_up_things(seen: DataFrame) -> DataFrame:
+    """Rows: one per customer, cut-off and thing: how many events were about it, and when the last."""
+    thing = [*_SLICE, "kind", "thing"]
+    days = seen.groupBy(*thing, "happened_on").agg(F.sum("event_count").alias("event_count"))
+    return (
+        days.where("event_count > 0")
+        .groupBy(*thing)
+        .agg(F.sum("event_count").alias("event_count"), F.max("happened_on").alias("last_on"))
+    )
+
+
+def _list_things(things: DataFrame) -> DataFrame:
+    """Rows: one per customer and cut-off, the things of each kind in a list."""
+    # Lists are sorted by their first field, then by the next.
+    entry = F.struct((-F.col("event_count")).alias("order"), "thing", "event_count", "last_on")
+    lists = things.groupBy(*_SLICE).agg(
+        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THINGS)
+    )
+    return lists.select(
+        *_SLICE,
+        *(
+            F.expr(
+                f"transform(array_sort({kind.name}), t -> named_struct("
+                "'thing', t.thing, 'event_count', t.event_count, 'last_on', t.last_on))"
+            ).alias(kind.name)
+            for kind in THINGS
+        ),
+    )
+
+
+def _unlist_things(lists: DataFrame) -> DataFrame:
+    """The rows that lists were made of."""
+    of_kinds = (
+        f"transform({kind.name}, t -> named_struct('kind', '{kind.kind}', 'thing', t.thing, "
+        "'event_count', t.event_count, 'last_on', t.last_on))"
+        for kind in THINGS
+    )
+    return lists.select(*_SLICE, F.inline(F.expr(f"concat({', '.join(of_kinds)})")))
+
+
+def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days: Sequence[int]) -> DataFrame:
+    """Rows: one per customer known at each cut-off, with all that follows from what is kept of them."""
+    table = feature_customers(windows_days)
+    is_known = (F.col("registered_on") < F.col("as_of")) & (F.col("registration_known_at") < F.col("known_until"))
+    registered = customers.where("is_registered").join(F.broadcast(cuts), is_known).select(*_SLICE, *DEMOGRAPHICS)
+    everyone = registered.join(kept, _SLICE, "full").join(F.broadcast(cuts), "as_of")
+    zeros = {total.name: "0" for total in totals(windows_days)} | {"gap_square_sum": "0"}
+    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THINGS}
+    filled = everyone.selectExpr(
+        *_SLICE,
+        "known_until",
+        *DEMOGRAPHICS,
+        *(
+            f"coalesce({name}, {zeros[name]}) AS {name}" if name in zeros else name
+            for name in _kept_columns(windows_days)
+        ),
+    )
+    return conform(filled.selectExpr("*", *_derived(windows_days)), table)
+
+
+def _derived(windows_days: Sequence[int]) -> Iterator[str]:
+    kinds = {total.sum.name: total.type for total in totals(windows_days)}
+    for feature in DERIVED:
+        for _, suffix, _ in spans(windows_days if "{w}" in feature.name else ()):
+            yield f"cast({feature.value} AS {feature.type}) AS {feature.name}".format(w=suffix)
+    for name in PRIOR:
+        for days in windows_days:
+            yield f"cast({name}_{days}d - {name}_prior_{days}d AS {kinds[name]}) AS {name}_change_{days}d"
+    for things in THINGS:
+        for window, suffix, _ in spans(windows_days) if things.count else ():
+            within = f"filter({things.name}, t -> t.last_on >= date_sub(as_of, {window}))" if window else things.name
+            yield f"cast(size({within}) AS bigint) AS {things.count}{suffix}"

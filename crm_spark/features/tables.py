@@ -1,18 +1,20 @@
 """Tables of the features layer. Windowed columns follow the windows of the configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from crm_spark.checks import Check
+from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THINGS, spans, totals
 from crm_spark.tables import Column, Table
 
-AMOUNT = "decimal(22,4)"
 # Written into the data dictionary; a run declares the windows of its configuration.
-DEFAULT_WINDOWS_DAYS = (7, 14, 28, 56, 91, 182)
+DEFAULT_WINDOWS_DAYS = (7, 14, 28, 56, 91, 182, 364)
 
 DEMOGRAPHICS = (
     "age_band", "gender", "income_band", "household_size_band", "household_kind", "home_ownership",
     "marital_status", "kids_band",
 )  # fmt: skip
+
+LIST_OF_THINGS = "array<struct<thing:string,event_count:bigint,last_on:date>>"
 
 
 def feature_customers(windows_days: Sequence[int]) -> Table:
@@ -25,25 +27,10 @@ def feature_customers(windows_days: Sequence[int]) -> Table:
             Column("customer_id", "string", "The customer."),
             Column("as_of", "date", "The cut-off: nothing that happened on or after it is looked at."),
             Column("known_until", "timestamp", "Nothing learned at or after it is looked at (UTC)."),
-            Column("recency_days", "int", "Days from the last purchase to as_of.", nullable=True),
-            Column("tenure_days", "int", "Days from the first purchase to as_of.", nullable=True),
-            Column("order_count", "bigint", "Orders ever."),
-            Column("active_day_count", "bigint", "Days with an order, ever."),
-            Column("net_amount", AMOUNT, "Paid less returned, ever."),
-            Column("return_amount", AMOUNT, "Returned, ever (negative)."),
-            Column("discount_amount", AMOUNT, "Taken off prices, ever."),
-            Column("mean_order_amount", "double", "Net amount an order.", nullable=True),
-            Column("discount_share", "double", "Discounts in amounts before discounts.", nullable=True),
-            Column("mean_gap_days", "double", "Mean days between active days.", nullable=True),
-            Column("gap_spread_days", "double", "Standard deviation of these gaps.", nullable=True),
-            Column("overdue_ratio", "double", "recency_days over mean_gap_days.", nullable=True),
-            Column("category_count", "bigint", "Distinct product categories bought, ever."),
-            Column("store_count", "bigint", "Distinct stores visited, ever."),
-            Column("contact_count", "bigint", "Marketing contacts received, ever."),
-            Column("contact_recency_days", "int", "Days from the last of them to as_of.", nullable=True),
-            Column("response_count", "bigint", "Responses to marketing, ever."),
-            Column("response_recency_days", "int", "Days from the last of them to as_of.", nullable=True),
-            *(column for days in windows_days for column in _window_columns(days)),
+            *_derived_columns(windows_days),
+            *_total_columns(windows_days),
+            *_day_columns(),
+            *_thing_columns(windows_days),
             *(
                 Column(name, "string", f"{name.replace('_', ' ').capitalize()}.", nullable=True, personal=True)
                 for name in DEMOGRAPHICS
@@ -57,18 +44,38 @@ def feature_customers(windows_days: Sequence[int]) -> Table:
     )
 
 
-def _window_columns(days: int) -> tuple[Column, ...]:
-    within = f"in the {days} days before as_of"
-    return (
-        Column(f"order_count_{days}d", "bigint", f"Orders {within}."),
-        Column(f"active_day_count_{days}d", "bigint", f"Days with an order {within}."),
-        Column(f"net_amount_{days}d", AMOUNT, f"Paid less returned {within}."),
-        Column(f"discount_share_{days}d", "double", f"Discounts in amounts before them {within}.", nullable=True),
-        Column(f"category_count_{days}d", "bigint", f"Distinct product categories bought {within}."),
-        Column(f"store_count_{days}d", "bigint", f"Distinct stores visited {within}."),
-        Column(f"contact_count_{days}d", "bigint", f"Marketing contacts received {within}."),
-        Column(f"response_count_{days}d", "bigint", f"Responses to marketing {within}."),
-    )
+def _derived_columns(windows_days: Sequence[int]) -> Iterator[Column]:
+    for feature in DERIVED:
+        is_windowed = "{w}" in feature.name
+        missing = f"; NULL: {feature.missing}" if feature.missing else ""
+        for _, suffix, when in spans(windows_days if is_windowed else ()):
+            meaning = f"{feature.meaning} {when}{missing}." if is_windowed else f"{feature.meaning}{missing}."
+            yield Column(feature.name.format(w=suffix), feature.type, meaning, nullable=feature.missing is not None)
+
+
+def _total_columns(windows_days: Sequence[int]) -> Iterator[Column]:
+    yield from (Column(total.name, total.type, f"{total.meaning}.") for total in totals(windows_days))
+    kinds = {total.sum.name: total.type for total in totals(windows_days)}
+    for name in PRIOR:
+        for days in windows_days:
+            meaning = f"{name}_{days}d less {name}_prior_{days}d."
+            yield Column(f"{name}_change_{days}d", kinds[name], meaning)
+
+
+def _day_columns() -> Iterator[Column]:
+    yield Column("gap_square_sum", "bigint", "Sum of the squares of the days between days with an order.")
+    for days in DAYS:
+        for which in ("first", "last"):
+            yield Column(f"{which}_{days.event}_on", "date", f"Day of the {which} {days.event}.", nullable=True)
+
+
+def _thing_columns(windows_days: Sequence[int]) -> Iterator[Column]:
+    for things in THINGS:
+        order = "those of most events first, of equals the first by name"
+        yield Column(things.name, LIST_OF_THINGS, f"{things.meaning}, with their events and last day; {order}.")
+        if things.count:
+            for _, suffix, when in spans(windows_days):
+                yield Column(f"{things.count}{suffix}", "bigint", f"{things.meaning}, each counted once, {when}.")
 
 
 TABLES = (feature_customers(DEFAULT_WINDOWS_DAYS),)

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from crm_spark.features.tables import AMOUNT
 from crm_spark.marts.tables import (
+    AMOUNT,
     MART_CUSTOMER_360,
     MART_DEMOGRAPHICS,
     MART_OUTLIERS,

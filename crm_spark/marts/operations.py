@@ -9,8 +9,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.cleaning.profile import bucket_of, is_bucket
 from crm_spark.cleaning.tables import CLEAN
-from crm_spark.features.tables import AMOUNT
-from crm_spark.marts.tables import MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS, NO_DEPARTMENT
+from crm_spark.marts.tables import AMOUNT, MART_DATA_QUALITY, MART_DEPARTMENT_WEEKS, NO_DEPARTMENT
 from crm_spark.tables import conform
 
 _BATCH = ["source", "batch_id"]

@@ -1,8 +1,11 @@
 """Tables of the marts layer: what analysts read."""
 
 from crm_spark.checks import Check
-from crm_spark.features.tables import AMOUNT
+from crm_spark.cleaning.tables import MONEY
 from crm_spark.tables import Column, Table
+
+# Of many customers together.
+AMOUNT = "decimal(22,4)"
 
 MART_CUSTOMER_360 = Table(
     name="mart_customer_360",
@@ -15,9 +18,9 @@ MART_CUSTOMER_360 = Table(
         Column("recency_days", "int", "Days since the last purchase.", nullable=True),
         Column("tenure_days", "int", "Days since the first purchase.", nullable=True),
         Column("order_count", "bigint", "Orders ever."),
-        Column("net_amount", AMOUNT, "Paid less returned, ever."),
+        Column("net_amount", MONEY, "Paid less returned, ever."),
         Column("order_count_28d", "bigint", "Orders in the last 28 days."),
-        Column("net_amount_28d", AMOUNT, "Paid less returned in the last 28 days."),
+        Column("net_amount_28d", MONEY, "Paid less returned in the last 28 days."),
         Column("mean_order_amount", "double", "Net amount an order.", nullable=True),
         Column("discount_share", "double", "Discounts in amounts before discounts.", nullable=True),
         Column("recency_score", "int", "1 to 5; 5 for those who bought most recently.", nullable=True),

@@ -23,12 +23,12 @@ _OF_NUMBERS_ALONE = ("median", "flag", "feature")
 def imputation_rules(
     declared: Mapping[str, Imputation], windows_days: Sequence[int], numbers: Sequence[str]
 ) -> dict[str, Imputation]:
-    """The rule of each feature that may be missing; a windowed one follows its measure's unless it has its own.
+    """The rules of features that may be missing; a windowed one follows its measure's unless it has its own.
 
     Each has a value for where it finds nothing, but for those that another one of the matrix's `numbers` stands for.
 
     Raises:
-        ConfigError: if a rule is for no such feature, or not for its type.
+        ConfigError: if a rule is for no such feature or not for its type, or if a number that may be missing has none.
     """
     columns = feature_customers(windows_days).columns
     types = {column.name: column.type for column in columns}
@@ -40,7 +40,10 @@ def imputation_rules(
                 f"expected one of: {', '.join(may_miss)}"
             )
         _check_type(name, rule, is_text=types[name] == "string")
-    rules = {name: declared.get(name) or declared[_WINDOW.sub("", name)] for name in may_miss}
+    found = {name: declared.get(name) or declared.get(_WINDOW.sub("", name)) for name in may_miss}
+    rules = {name: rule for name, rule in found.items() if rule is not None}
+    if unruled := [name for name in numbers if name in may_miss and name not in rules]:
+        raise ConfigError(f"imputation: found no rule for {', '.join(unruled)}, which may be missing in models")
     stand_ins = {name for name in numbers if name not in rules or rules[name].by != "feature"}
     for name, rule in rules.items():
         if rule.feature is not None and rule.feature not in stand_ins:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from crm_spark.cleaning.tables import MONEY
 from crm_spark.config import Outlier
 from crm_spark.errors import ConfigError
 from crm_spark.features.tables import feature_customers
@@ -15,7 +16,7 @@ from crm_spark.tables import declared_rows
 
 # Makes the median absolute deviation of normal values their standard deviation (Iglewicz and Hoaglin 1993).
 _NORMAL_MAD = 0.6745
-_NOT_NUMBERS = ("string", "date", "timestamp")
+_NUMBERS = ("int", "bigint", "double", MONEY)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Limits:
 
 def check_outlier_rules(declared: Mapping[str, Outlier], windows_days: Sequence[int]) -> None:
     """Raises: ConfigError: if a rule is for no numeric feature."""
-    numbers = [column.name for column in feature_customers(windows_days).columns if column.type not in _NOT_NUMBERS]
+    numbers = [column.name for column in feature_customers(windows_days).columns if column.type in _NUMBERS]
     for name in declared:
         if name not in numbers:
             raise ConfigError(f"outliers.{name}: found no such numeric feature, expected one of: {', '.join(numbers)}")

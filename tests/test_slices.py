@@ -1,0 +1,114 @@
+"""Slices of features: the next one from the one before it is the one computed from all days, to the bit."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from builders import rows_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame, SparkSession
+
+from crm_spark.facts.measures import MEASURES, THINGS
+from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
+from crm_spark.features.customers import Cutoff, build_feature_customers, build_next_slice
+from crm_spark.tables import declared_rows
+
+pytestmark = pytest.mark.both_engines
+
+WINDOWS = (3, 7, 28)
+START = date(2026, 1, 1)
+EVENTS = sorted({measure.event for measure in MEASURES})
+
+
+class Histories:
+    """Random ledgers of many customers: late rows, corrections that take rows back, and deletions."""
+
+    def __init__(self, seed: int, customers: int = 150) -> None:
+        rng = np.random.default_rng(seed)
+        self.days: dict[tuple[object, ...], list[int]] = {}
+        self.things: dict[tuple[object, ...], int] = {}
+        for number in range(customers):
+            customer = f"c{number}"
+            for _ in range(rng.integers(0, 12)):
+                happened_on = START + timedelta(days=int(rng.integers(0, 70)))
+                known_at = self._known_at(rng, happened_on)
+                event = EVENTS[int(rng.integers(len(EVENTS)))]
+                counts = [int(rng.integers(0, 4)) if m.event == event else 0 for m in MEASURES]
+                thing = (THINGS[int(rng.integers(len(THINGS)))].kind, f"{int(rng.integers(10, 14))}")
+                self._add(customer, happened_on, known_at, event, counts, thing, 1)
+                if rng.random() < 0.25:
+                    corrected_at = known_at + timedelta(hours=int(rng.integers(0, 24 * 20)))
+                    self._add(customer, happened_on, corrected_at, event, counts, thing, -1)
+                    if rng.random() < 0.5:
+                        moved_to = happened_on - timedelta(days=int(rng.integers(0, 3)))
+                        self._add(customer, moved_to, corrected_at, event, counts[::-1], thing, 1)
+        self.customers = [
+            (f"c{number}", START + timedelta(days=int(rng.integers(0, 70)))) for number in range(0, customers, 3)
+        ]
+
+    @staticmethod
+    def _known_at(rng: np.random.Generator, happened_on: date) -> datetime:
+        late_days = int(rng.choice([0, 0, 1, 3, 30]))
+        return datetime.combine(happened_on + timedelta(days=late_days), time(int(rng.integers(24))), UTC)
+
+    def _add(
+        self,
+        customer: str,
+        happened_on: date,
+        known_at: datetime,
+        event: str,
+        counts: Sequence[int],
+        thing: tuple[str, str],
+        sign: int,
+    ) -> None:
+        own = [count if measure.event == event else 0 for count, measure in zip(counts, MEASURES, strict=True)]
+        day = self.days.setdefault((customer, happened_on, known_at, event), [0] * len(MEASURES))
+        for place, count in enumerate(own):
+            day[place] += sign * count
+        of_thing = (customer, *thing, happened_on, known_at)
+        self.things[of_thing] = self.things.get(of_thing, 0) + sign
+
+    def tables(self, spark: SparkSession) -> tuple[DataFrame, DataFrame, DataFrame]:
+        registered = [
+            {"customer_id": customer, "registered_on": str(on), "registration_known_at": f"{on} 12:00:00"}
+            for customer, on in self.customers
+        ]
+        return (
+            rows_of(spark, DIM_CUSTOMERS, *registered),
+            declared_rows(spark, FACT_CUSTOMER_DAYS, [(*key, *counts) for key, counts in self.days.items()]),
+            declared_rows(spark, FACT_CUSTOMER_THINGS, [(*key, count) for key, count in self.things.items() if count]),
+        )
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32),
+    steps=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+    arrival_hours=st.sampled_from([0, 7, 24, 100]),
+)
+def test_the_next_slice_is_that_of_all_days(
+    spark: SparkSession, seed: int, steps: list[int], arrival_hours: int
+) -> None:
+    as_of = START + timedelta(days=20)
+    cutoffs = []
+    for step in [0, *steps]:
+        as_of += timedelta(days=step)
+        cutoffs.append(Cutoff(as_of, datetime.combine(as_of, time(), UTC) + timedelta(hours=arrival_hours)))
+    tables = Histories(seed).tables(spark)
+    full = build_feature_customers(*tables, cutoffs, WINDOWS).toArrow()
+    chain = build_feature_customers(*tables, cutoffs[:1], WINDOWS).toArrow()
+    for base, cutoff in pairwise(cutoffs):
+        so_far = spark.createDataFrame(chain)
+        chain = build_next_slice(*tables, so_far, base, cutoff, WINDOWS).toArrow()
+        assert_same_rows(chain, full.filter(pa.compute.equal(full["as_of"], cutoff.as_of)))
+
+
+def assert_same_rows(actual: pa.Table, expected: pa.Table) -> None:
+    rows = [sorted(table.to_pylist(), key=lambda row: row["customer_id"]) for table in (actual, expected)]
+    assert [row["customer_id"] for row in rows[0]] == [row["customer_id"] for row in rows[1]]
+    for found, wanted in zip(*rows, strict=True):
+        assert {k: v for k, v in found.items() if v != wanted[k]} == {k: v for k, v in wanted.items() if v != found[k]}
