@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -208,6 +209,46 @@ class Outlier(_Section):
         return self
 
 
+Scores = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], Annotated[int, Field(ge=1, le=5)]], Field(strict=False)]
+
+
+class RfmSegment(_Section):
+    """The lowest and the highest of each score that customers of an RFM segment have."""
+
+    name: Text
+    recency: Scores = (1, 5)
+    frequency: Scores = (1, 5)
+    monetary: Scores = (1, 5)
+
+    def has(self, scores: tuple[int, int, int]) -> bool:
+        """Whether a recency, a frequency and a monetary score lie within it."""
+        spans = (self.recency, self.frequency, self.monetary)
+        return all(low <= score <= high for score, (low, high) in zip(scores, spans, strict=True))
+
+
+class Rfm(_Section):
+    """The RFM segments in order: a customer is of the first that has their scores, or of `otherwise`."""
+
+    segments: tuple[RfmSegment, ...] = Field(strict=False)
+    otherwise: Text
+
+    def segment_of(self, scores: tuple[int, int, int]) -> str:
+        """The one segment of a recency, a frequency and a monetary score."""
+        return next((segment.name for segment in self.segments if segment.has(scores)), self.otherwise)
+
+    @model_validator(mode="after")
+    def _every_segment_is_reached(self) -> "Rfm":
+        names = [segment.name for segment in self.segments]
+        if len({*names, self.otherwise}) <= len(names):
+            raise ValueError("expected each segment under a name of its own")
+        reached = {self.segment_of((r, f, m)) for r, f, m in product(range(1, 6), repeat=3)}
+        if missed := [name for name in names if name not in reached]:
+            raise ValueError(
+                f"expected scores of which {missed[0]!r} is the first segment: those before it have them all"
+            )
+        return self
+
+
 class Segments(_Section):
     cluster_counts: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=2, strict=False)
     starts: Annotated[int, Field(ge=1, le=100)]
@@ -236,6 +277,7 @@ class Config(_Section):
     # By feature; that there are such features is known to the models layer.
     imputation: Mapping[str, Imputation]
     outliers: Mapping[str, Outlier]
+    rfm: Rfm
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)

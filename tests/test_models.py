@@ -21,11 +21,12 @@ from crm_spark.models.quality import measure_deciles, measure_quality
 from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
 from crm_spark.models.score import build_scores
 from crm_spark.models.segments import ARCHETYPES, assign_segments, build_candidates, fit_segments, name_profiles
-from crm_spark.models.tables import MODEL_SCORES
+from crm_spark.models.tables import MODEL_RFM_CUT_POINTS, MODEL_SCORES
 from crm_spark.session import fixed_plans
 from crm_spark.tables import declared_rows
 
 AS_OF = date(2026, 6, 1)
+RFM = load_config(conf_dir() / "complete_journey.toml").rfm
 RULES = matrix_rules(load_config(conf_dir() / "complete_journey.toml", ["features.windows_days=[28]"]))
 CHURN = Task(label="no_purchase", horizon_days=28, train_cutoffs=2, seed=1)
 
@@ -102,18 +103,64 @@ def test_equal_customers_have_equal_rfm_scores_however_many_they_are(spark: Spar
         spark,
         pd.DataFrame({"customer_id": [f"c{i:03}" for i in range(100)], "order_count": counts, "net_amount": counts}),
     )
-    scores = score_rfm(buyers, fit_rfm_cut_points(buyers)).toPandas()
+    scores = score_rfm(buyers, fit_rfm_cut_points(buyers), RFM).toPandas()
     merged = scores.merge(buyers.select("customer_id", "order_count").toPandas())
     assert len(merged[["order_count", "frequency_score"]].drop_duplicates()) == len(set(counts))
     oracle = 1 + sum(merged["order_count"] > np.quantile(counts, q) for q in (0.2, 0.4, 0.6, 0.8))
     assert (merged["frequency_score"] == oracle).all()
 
 
+def test_forty_in_a_hundred_who_are_alike_have_one_score(spark: SparkSession) -> None:
+    buyers = features_of(
+        spark, pd.DataFrame({"customer_id": [f"c{i:03}" for i in range(100)], "order_count": [3] * 40 + [9] * 60})
+    )
+    scores = score_rfm(buyers, fit_rfm_cut_points(buyers), RFM).toPandas().sort_values("customer_id")["frequency_score"]
+    assert list(scores) == [1] * 40 + [3] * 60
+
+
+def test_every_score_triple_has_one_rfm_segment_the_first_that_has_it(spark: SparkSession) -> None:
+    triples = list(itertools.product(range(1, 6), repeat=3))
+    # Cut points at 1 to 4, so that a value is its score; of recency, less is better.
+    buyers = features_of(
+        spark,
+        pd.DataFrame(
+            [
+                {"customer_id": f"{r}{f}{m}", "recency_days": 6 - r, "order_count": f, "net_amount": m}
+                for r, f, m in triples
+            ]
+        ),
+    )
+    cut_points = declared_rows(
+        spark,
+        MODEL_RFM_CUT_POINTS,
+        [(name, [1.0, 2.0, 3.0, 4.0]) for name in ("recency_days", "order_count", "net_amount")],
+    )
+    scored = score_rfm(buyers, cut_points, RFM).collect()
+    found = {row["customer_id"]: row["rfm_segment"] for row in scored}
+    assert [f"{row['recency_score']}{row['frequency_score']}{row['monetary_score']}" for row in scored] == list(found)
+
+    def by_hand(r: int, f: int, m: int) -> str:
+        if r >= 3:
+            if f >= 4:
+                return "Champions" if r >= 4 and m >= 4 else "Loyal"
+            if m >= 4:
+                return "Big spenders"
+            if r == 3:
+                return "Needs attention"
+            return "New" if f == 1 else "Promising"
+        if f >= 3:
+            return "Not to be lost" if f >= 4 and m >= 4 else "At risk"
+        return "Lost" if r == 1 else "Dormant"
+
+    assert found == {f"{r}{f}{m}": by_hand(r, f, m) for r, f, m in triples}
+    assert set(found.values()) == {*(segment.name for segment in RFM.segments), RFM.otherwise}
+
+
 def test_a_recent_purchase_has_the_high_recency_score(spark: SparkSession) -> None:
     buyers = features_of(
         spark, pd.DataFrame({"customer_id": list("abcde"), "recency_days": [1, 10, 50, 100, 300], "tenure_days": 400})
     )
-    scores = score_rfm(buyers, fit_rfm_cut_points(buyers)).toPandas().sort_values("customer_id")
+    scores = score_rfm(buyers, fit_rfm_cut_points(buyers), RFM).toPandas().sort_values("customer_id")
     assert list(scores["recency_score"]) == [5, 4, 3, 2, 1]
 
 
@@ -143,7 +190,7 @@ def test_segments_recover_planted_groups_and_name_them_by_profile(
 ) -> None:
     settings = Segments(cluster_counts=(2, 3), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
-    rfm = score_rfm(planted, fit_rfm_cut_points(planted))
+    rfm = score_rfm(planted, fit_rfm_cut_points(planted), RFM)
     fitted = fit_segments(planted, rfm, settings, RULES, uri, "segments")
     candidates = build_candidates(fitted, planted)
     chosen = [row["cluster_count"] for row in candidates.collect() if row["is_chosen"]]
@@ -162,7 +209,7 @@ def test_one_customer_alone_is_still_a_segment(spark: SparkSession, tmp_path_fac
     one = features_of(spark, pd.DataFrame({"customer_id": ["only"], "order_count": [3]}))
     settings = Segments(cluster_counts=(2, 3), starts=2, sample_customers=1000, seed=5)
     uri = str(tmp_path_factory.mktemp("models"))
-    rfm = score_rfm(one, fit_rfm_cut_points(one))
+    rfm = score_rfm(one, fit_rfm_cut_points(one), RFM)
     candidates = build_candidates(fit_segments(one, rfm, settings, RULES, uri, "segments"), one)
     assert [row["segment_name"] for row in assign_segments(one, candidates, uri).collect()] == ["All customers"]
 

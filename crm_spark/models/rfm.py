@@ -3,9 +3,13 @@
 Cut points, not ranks: customers with equal values have equal scores, however many there are of them.
 """
 
+from functools import reduce
+from operator import and_
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from crm_spark.config import Rfm
 from crm_spark.models.tables import MODEL_RFM_CUT_POINTS, SCORE_RFM
 from crm_spark.tables import conform
 
@@ -23,13 +27,24 @@ def fit_rfm_cut_points(buyers: DataFrame) -> DataFrame:
     return conform(cut_points, MODEL_RFM_CUT_POINTS)
 
 
-def score_rfm(buyers: DataFrame, cut_points: DataFrame) -> DataFrame:
+def score_rfm(buyers: DataFrame, cut_points: DataFrame, rules: Rfm) -> DataFrame:
     """Rows: one per customer with a purchase; a score is 1 plus the number of cut points that the value exceeds."""
     wide = cut_points.agg(
         *(F.max(F.when(F.col("measure") == name, F.col("cut_points"))).alias(f"cuts_{name}") for name in _SCORES)
     )
     scored = buyers.crossJoin(F.broadcast(wide)).withColumns({score: _score(name) for name, score in _SCORES.items()})
-    return conform(scored.select(*SCORE_RFM.column_names), SCORE_RFM)
+    named = scored.withColumn("rfm_segment", _segment(rules))
+    return conform(named.select(*SCORE_RFM.column_names), SCORE_RFM)
+
+
+def _segment(rules: Rfm) -> Column:
+    """The name of the first segment that has a row's scores."""
+    first = F.lit(rules.otherwise)
+    for segment in reversed(rules.segments):
+        spans = zip(_SCORES.values(), (segment.recency, segment.frequency, segment.monetary), strict=True)
+        within = reduce(and_, (F.col(score).between(low, high) for score, (low, high) in spans))
+        first = F.when(within, segment.name).otherwise(first)
+    return first
 
 
 def _score(name: str) -> Column:

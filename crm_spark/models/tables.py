@@ -149,6 +149,7 @@ SCORE_RFM = Table(
         Column("recency_score", "int", "5 for those who bought most recently. Equal values, equal scores."),
         Column("frequency_score", "int", "5 for those with most orders."),
         Column("monetary_score", "int", "5 for those who paid most."),
+        Column("rfm_segment", "string", "The first RFM segment of the configuration that has these scores."),
     ),
     checks=tuple(
         Check(f"{name}_within_1_and_5", f"{name} BETWEEN 1 AND 5")

@@ -69,7 +69,12 @@ def refresh_models(run: Run) -> None:
 
     def update_rfm() -> None:
         run.update(MODEL_RFM_CUT_POINTS, lambda rows: fit_rfm_cut_points(buyers(rows)), [features], given)
-        run.update(SCORE_RFM, lambda rows, cuts: score_rfm(buyers(rows), cuts), [features, MODEL_RFM_CUT_POINTS], given)
+        run.update(
+            SCORE_RFM,
+            lambda rows, cuts: score_rfm(buyers(rows), cuts, config.rfm),
+            [features, MODEL_RFM_CUT_POINTS],
+            [*given, config.rfm.model_dump()],
+        )
 
     def update_classifiers() -> None:
         is_capped = any(task.cap_outliers for task in config.tasks.values())
