@@ -249,6 +249,17 @@ class Rfm(_Section):
         return self
 
 
+class ValuePart(_Section):
+    """What a feature of a customer says of their value, from 0 to 1."""
+
+    feature: str
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    # Which end of the feature's values is worth 1.
+    best: Literal["high", "low"] = "high"
+    # What a customer of whom it is missing gets.
+    missing: Share = 0.5
+
+
 class Segments(_Section):
     cluster_counts: tuple[Annotated[int, Field(ge=2, le=8)], ...] = Field(min_length=2, strict=False)
     starts: Annotated[int, Field(ge=1, le=100)]
@@ -278,6 +289,8 @@ class Config(_Section):
     imputation: Mapping[str, Imputation]
     outliers: Mapping[str, Outlier]
     rfm: Rfm
+    # By part; that there are such features is known to the models layer.
+    value: Mapping[Name, ValuePart] = Field(min_length=1)
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)

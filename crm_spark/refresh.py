@@ -15,6 +15,7 @@ from crm_spark.lake import PUBLICATIONS, Lake, Publication
 from crm_spark.marts.tables import TABLES as MARTS_TABLES
 from crm_spark.models.matrix import matrix_rules
 from crm_spark.models.tables import TABLES as MODELS_TABLES
+from crm_spark.models.value import check_value_parts
 from crm_spark.progress import RunProgress
 from crm_spark.run import Run
 from crm_spark.sources.tables import TABLES as SOURCES_TABLES
@@ -54,7 +55,9 @@ def refresh(
     Raises:
         CrmSparkError: for a configuration, source, table or lake that is not as it must be.
     """
-    matrix_rules(config)  # a rule for a feature that there is not stops the run before it reads anything
+    # What is declared for a feature that there is not stops the run before it reads anything.
+    matrix_rules(config)
+    check_value_parts(config.value, config.features.windows_days)
     names = list(STAGES)
     first, last = (_stage_index(names, stage) for stage in (first_stage, last_stage))
     if first > last:

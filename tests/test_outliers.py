@@ -132,7 +132,7 @@ def test_a_few_whose_returns_exceed_their_purchases_are_a_segment_unless_capped(
     for row in rows[-2:]:
         row |= {"net_amount": -900.0, "mean_order_amount": -300.0}
     buyers = features_of(fixed_plans(spark), pd.DataFrame(rows))
-    rfm = score_rfm(buyers, fit_rfm_cut_points(buyers))
+    rfm = score_rfm(buyers, fit_rfm_cut_points(buyers), load_config(SHIPPED).rfm)
     rule = Outlier(by="quantile", low=0.02)
     rules = replace(matrix_rules(load_config(SHIPPED)), outliers={"net_amount": rule, "mean_order_amount": rule})
     smallest = {}

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from builders import rows_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
@@ -84,15 +84,20 @@ class Histories:
         )
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    seed=st.integers(0, 2**32),
-    steps=st.lists(st.integers(1, 30), min_size=1, max_size=3),
-    arrival_hours=st.sampled_from([0, 7, 24, 100]),
-)
-def test_the_next_slice_is_that_of_all_days(
-    spark: SparkSession, seed: int, steps: list[int], arrival_hours: int
-) -> None:
+def test_the_next_slice_is_that_of_all_days(spark: SparkSession, pytestconfig: pytest.Config) -> None:
+    @settings(max_examples=12 if pytestconfig.getoption("engine") == "sail" else 2, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32),
+        steps=st.lists(st.integers(1, 30), min_size=1, max_size=3),
+        arrival_hours=st.sampled_from([0, 7, 24, 100]),
+    )
+    def holds(seed: int, steps: list[int], arrival_hours: int) -> None:
+        compare_slices(spark, seed, steps, arrival_hours)
+
+    holds()
+
+
+def compare_slices(spark: SparkSession, seed: int, steps: list[int], arrival_hours: int) -> None:
     as_of = START + timedelta(days=20)
     cutoffs = []
     for step in [0, *steps]:

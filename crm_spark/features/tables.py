@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from crm_spark.checks import Check
+from crm_spark.cleaning.tables import MONEY
 from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THINGS, spans, totals
 from crm_spark.tables import Column, Table
 
@@ -42,6 +43,12 @@ def feature_customers(windows_days: Sequence[int]) -> Table:
             Check("recency_if_ordered", "(recency_days IS NULL) = (order_count = 0)"),
         ),
     )
+
+
+def number_names(windows_days: Sequence[int]) -> list[str]:
+    """The columns of `feature_customers` that are numbers."""
+    numbers = ("int", "bigint", "double", MONEY)
+    return [column.name for column in feature_customers(windows_days).columns if column.type in numbers]
 
 
 def _derived_columns(windows_days: Sequence[int]) -> Iterator[Column]:

@@ -19,7 +19,12 @@ _DAYS = 28
 
 
 def build_customer_360(
-    customers: DataFrame, segments: DataFrame, rfm: DataFrame, scores: DataFrame, champions: DataFrame
+    customers: DataFrame,
+    segments: DataFrame,
+    rfm: DataFrame,
+    values: DataFrame,
+    scores: DataFrame,
+    champions: DataFrame,
 ) -> DataFrame:
     """Rows: one per customer in `customers`, the features at as_of.
 
@@ -38,6 +43,7 @@ def build_customer_360(
     joined = (
         customers.join(segments.drop("as_of"), "customer_id")
         .join(rfm.drop("as_of"), "customer_id", "left")
+        .join(values.select("customer_id", "value_score"), "customer_id")
         .join(churn, "customer_id", "left")
         .join(response, "customer_id", "left")
         .withColumn("rfm_cell", cell)

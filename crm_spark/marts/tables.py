@@ -28,6 +28,7 @@ MART_CUSTOMER_360 = Table(
         Column("monetary_score", "int", "1 to 5; 5 for those who paid most.", nullable=True),
         Column("rfm_cell", "string", "The three scores in a row, such as 545.", nullable=True),
         Column("rfm_segment", "string", "The RFM segment that the configuration gives this cell.", nullable=True),
+        Column("value_score", "double", "What purchases, service and feedback say of their value, 0 to 1."),
         Column("churn_probability", "double", "Probability of no purchase within the horizon.", nullable=True),
         Column("churn_reasons", "array<string>", "What speaks most for churn.", nullable=True),
         Column(

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from crm_spark.cleaning.tables import MONEY
 from crm_spark.config import Outlier
 from crm_spark.errors import ConfigError
-from crm_spark.features.tables import feature_customers
+from crm_spark.features.tables import number_names
 from crm_spark.models.imputation import literal, only_row
 from crm_spark.models.tables import MODEL_OUTLIER_LIMITS
 from crm_spark.tables import declared_rows
 
 # Makes the median absolute deviation of normal values their standard deviation (Iglewicz and Hoaglin 1993).
 _NORMAL_MAD = 0.6745
-_NUMBERS = ("int", "bigint", "double", MONEY)
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Limits:
 
 def check_outlier_rules(declared: Mapping[str, Outlier], windows_days: Sequence[int]) -> None:
     """Raises: ConfigError: if a rule is for no numeric feature."""
-    numbers = [column.name for column in feature_customers(windows_days).columns if column.type in _NUMBERS]
+    numbers = number_names(windows_days)
     for name in declared:
         if name not in numbers:
             raise ConfigError(f"outliers.{name}: found no such numeric feature, expected one of: {', '.join(numbers)}")

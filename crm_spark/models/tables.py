@@ -157,6 +157,31 @@ SCORE_RFM = Table(
     ),
 )
 
+MODEL_VALUE_LIMITS = Table(
+    name="model_value_limits",
+    comment="One row per part of the value score whose feature somebody has.",
+    key=("part",),
+    columns=(
+        Column("part", "string", "The part's name in the configuration."),
+        Column("feature", "string", "The column of feature_customers."),
+        Column("low", "double", "Its 5 % quantile among the customers known at as_of."),
+        Column("high", "double", "Its 95 % quantile among them."),
+    ),
+)
+
+SCORE_VALUE = Table(
+    name="score_value",
+    comment="One row per customer known before as_of.",
+    key=("customer_id",),
+    columns=(
+        _CUSTOMER,
+        _AS_OF,
+        Column("value_score", "double", "Weighted mean of the parts, 0 to 1."),
+        Column("parts", "array<struct<part:string,score:double>>", "Each part from 0 to 1, in the order of the rules."),
+    ),
+    checks=(Check("value_score_within_0_and_1", "value_score BETWEEN 0 AND 1"),),
+)
+
 SEGMENT_CANDIDATES = Table(
     name="segment_candidates",
     comment="One row per number of segments tried.",
@@ -192,6 +217,8 @@ TABLES = (
     MODEL_OUTLIER_LIMITS,
     MODEL_RFM_CUT_POINTS,
     SCORE_RFM,
+    MODEL_VALUE_LIMITS,
+    SCORE_VALUE,
     SEGMENT_CANDIDATES,
     SEGMENT_CUSTOMERS,
 )

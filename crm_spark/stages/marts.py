@@ -35,6 +35,7 @@ from crm_spark.models.tables import (
     MODEL_RULES,
     MODEL_SCORES,
     SCORE_RFM,
+    SCORE_VALUE,
     SEGMENT_CUSTOMERS,
 )
 from crm_spark.run import Run
@@ -49,10 +50,15 @@ def refresh_marts(run: Run) -> None:
     run.side_by_side(
         lambda: run.update(
             MART_CUSTOMER_360,
-            lambda rows, segments, rfm, scores, registry: build_customer_360(
-                rows.where(at_as_of), segments, rfm, scores, registry.where("is_champion").select("task", "model")
+            lambda rows, segments, rfm, values, scores, registry: build_customer_360(
+                rows.where(at_as_of),
+                segments,
+                rfm,
+                values,
+                scores,
+                registry.where("is_champion").select("task", "model"),
             ),
-            [features, SEGMENT_CUSTOMERS, SCORE_RFM, MODEL_SCORES, MODEL_REGISTRY],
+            [features, SEGMENT_CUSTOMERS, SCORE_RFM, SCORE_VALUE, MODEL_SCORES, MODEL_REGISTRY],
             run.as_of,
         ),
         lambda: run.update(MART_MODEL_QUALITY, build_model_quality, [MODEL_SCORES, MODEL_REGISTRY]),

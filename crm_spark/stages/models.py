@@ -32,10 +32,13 @@ from crm_spark.models.tables import (
     MODEL_RFM_CUT_POINTS,
     MODEL_RULES,
     MODEL_SCORES,
+    MODEL_VALUE_LIMITS,
     SCORE_RFM,
+    SCORE_VALUE,
     SEGMENT_CANDIDATES,
     SEGMENT_CUSTOMERS,
 )
+from crm_spark.models.value import fit_value_limits, score_value
 from crm_spark.run import Run
 from crm_spark.session import fixed_plans
 
@@ -74,6 +77,18 @@ def refresh_models(run: Run) -> None:
             lambda rows, cuts: score_rfm(buyers(rows), cuts, config.rfm),
             [features, MODEL_RFM_CUT_POINTS],
             [*given, config.rfm.model_dump()],
+        )
+
+    def update_value() -> None:
+        given_parts = [run.as_of, {name: part.model_dump() for name, part in config.value.items()}]
+        run.update(
+            MODEL_VALUE_LIMITS, lambda rows: fit_value_limits(current(rows), config.value), [features], given_parts
+        )
+        run.update(
+            SCORE_VALUE,
+            lambda rows, limits: score_value(current(rows), limits, config.value),
+            [features, MODEL_VALUE_LIMITS],
+            given_parts,
         )
 
     def update_classifiers() -> None:
@@ -151,5 +166,5 @@ def refresh_models(run: Run) -> None:
             [*given, outliers, capped_uses],
         )
 
-    run.side_by_side(update_labels, update_rfm)
+    run.side_by_side(update_labels, update_rfm, update_value)
     run.side_by_side(update_classifiers, update_segments, update_preparations)
