@@ -220,6 +220,12 @@ class RfmSegment(_Section):
     frequency: Scores = (1, 5)
     monetary: Scores = (1, 5)
 
+    @model_validator(mode="after")
+    def _from_low_to_high(self) -> "RfmSegment":
+        if any(low > high for low, high in (self.recency, self.frequency, self.monetary)):
+            raise ValueError("expected the lowest score before the highest")
+        return self
+
     def has(self, scores: tuple[int, int, int]) -> bool:
         """Whether a recency, a frequency and a monetary score lie within it."""
         spans = (self.recency, self.frequency, self.monetary)
@@ -253,7 +259,8 @@ class ValuePart(_Section):
     """What a feature of a customer says of their value, from 0 to 1."""
 
     feature: str
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    # 0 takes a shipped part out.
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     # Which end of the feature's values is worth 1.
     best: Literal["high", "low"] = "high"
     # What a customer of whom it is missing gets.
@@ -290,11 +297,22 @@ class Config(_Section):
     outliers: Mapping[str, Outlier]
     rfm: Rfm
     # By part; that there are such features is known to the models layer.
-    value: Mapping[Name, ValuePart] = Field(min_length=1)
+    value: Mapping[Name, ValuePart]
     segments: Segments
     tasks: Mapping[Name, Task]
     sources: Mapping[Name, Source] = Field(min_length=1)
     rules: Mapping[Name, Rule] = Field({})
+
+    @property
+    def value_parts(self) -> dict[str, ValuePart]:
+        """The parts that count."""
+        return {name: part for name, part in self.value.items() if part.weight}
+
+    @model_validator(mode="after")
+    def _a_part_of_value_counts(self) -> "Config":
+        if not self.value_parts:
+            raise ValueError("expected a part of [value] with a weight above 0")
+        return self
 
     @model_validator(mode="after")
     def _sources_of_an_entity_are_ordered_alike(self) -> "Config":
@@ -379,8 +397,10 @@ def _parse_setting(setting: str) -> dict[str, Any]:
 def _overlay(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
-        # A rule says what it does by `by`: another one takes its place whole, with what belongs to it.
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict) and "by" not in value
+        # A rule says what it does by `by`, a part of value by `feature`: another one takes its place whole.
+        both_tables = (
+            isinstance(value, dict) and isinstance(merged.get(key), dict) and not {"by", "feature"} & set(value)
+        )
         merged[key] = _overlay(merged[key], value) if both_tables else value
     return merged
 

@@ -57,7 +57,7 @@ def refresh(
     """
     # What is declared for a feature that there is not stops the run before it reads anything.
     matrix_rules(config)
-    check_value_parts(config.value, config.features.windows_days)
+    check_value_parts(config.value_parts, config.features.windows_days)
     names = list(STAGES)
     first, last = (_stage_index(names, stage) for stage in (first_stage, last_stage))
     if first > last:

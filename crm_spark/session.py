@@ -75,8 +75,10 @@ def sail_session() -> Iterator[SparkSession]:
         for key in ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.caseSensitive"):
             builder = builder.config(key, CORRECTNESS[key])
         spark = builder.getOrCreate()
-        yield spark
-        spark.stop()
+        try:
+            yield spark
+        finally:
+            spark.stop()
     finally:
         server.stop()
 

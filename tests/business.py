@@ -105,11 +105,11 @@ def random_business(seed: int) -> Business:
                 "discount_amount": one_of(None, Decimal(0), Decimal(int(rng.integers(0, 40_000))).scaleb(-4)),
             }  # fmt: skip
             business.orders.append(known(row, at))
-    for number in range(300):
+    for number in range(500):
         at, campaign = instant(), one_of("k1", "k2", "k3")
         row = {"contact_id": f"t{number}", "customer_id": someone(), "campaign_id": campaign, "sent_at": at}
         business.contacts.append(known(row, at))
-    for number in range(160):
+    for number in range(500):
         at, campaign = instant(), one_of("k1", "k2", "k3")
         row = {"response_id": f"r{number}", "customer_id": someone(), "campaign_id": campaign, "responded_at": at}
         business.responses.append(known(row, at))
@@ -173,14 +173,6 @@ def _local(instant: datetime) -> datetime:
     return instant.astimezone(ZoneInfo(NEW_YORK))
 
 
-@dataclass(frozen=True)
-class _Event:
-    """An event on its day, with what it counts and what it is about."""
-
-    day: date
-    row: Row
-
-
 class _Seen:
     """What had happened and was known at a cut-off."""
 
@@ -191,10 +183,18 @@ class _Seen:
             for row in self._visible(business.customers, "signed_up_at", _own_day("signed_up_at"))
         }
         purchases = [row for row in business.orders if row["amount"] >= 0]
+        opened_at: dict[str, datetime] = {}
+        for row in purchases:
+            opened_at[row["order_id"]] = min(opened_at.get(row["order_id"], row["ordered_at"]), row["ordered_at"])
         order_day = _day_of_first(purchases, "order_id", "ordered_at")
         opening = _first_known(purchases, lambda row: row["order_id"], "ordered_at", "line_no")
         self.purchases = self._visible(
-            [row | {"opens": row is opening[row["order_id"]]} for row in purchases], "ordered_at", order_day
+            [
+                row | {"opens": row is opening[row["order_id"]], "opened_at": opened_at[row["order_id"]]}
+                for row in purchases
+            ],
+            "ordered_at",
+            order_day,
         )
         returns = [row for row in business.orders if row["amount"] < 0]
         self.returns = self._visible(returns, "ordered_at", _own_day("ordered_at"))
@@ -242,11 +242,6 @@ def _ratio(part: float | Decimal, whole: float | Decimal) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
-def _top(values: Iterable[Any]) -> tuple[Any, int] | None:
-    counts = Counter(value for value in values if value is not None)
-    return min(counts.items(), key=lambda item: (-item[1], str(item[0])), default=None)
-
-
 def _listed(rows: Iterable[Row], value: Callable[[Row], Any]) -> list[Row]:
     named = [(value(row), row["day"]) for row in rows if value(row) is not None]
     counts = Counter(name for name, _ in named)
@@ -271,13 +266,14 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         return (seen.as_of - max(row["day"] for row in rows)).days if rows else None
 
     def part_of_day(first: int, last: int) -> int:
-        return sum(first <= _local(row["at"]).hour <= last for row in orders)
+        return sum(first <= _local(row["opened_at"]).hour <= last for row in orders)
 
-    discounted = [row for row in purchases if row["discount_amount"] and row["discount_amount"] > 0]
-    plain = [row for row in purchases if row not in discounted]
+    told = [row for row in purchases if row["quantity"] is not None]
+    discounted = [row for row in told if row["discount_amount"] and row["discount_amount"] > 0]
+    plain = [row for row in told if row not in discounted]
 
     def units(lines: Sequence[Row]) -> Decimal:
-        return sum((row["quantity"] or Decimal(0) for row in lines), Decimal(0))
+        return sum((row["quantity"] for row in lines), Decimal(0))
 
     features: Row = {"gender": seen.registered[customer]["gender"] if customer in seen.registered else None}
     features |= {
@@ -289,7 +285,9 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "overdue_ratio": (recency(orders) or 0) / mean_gap if mean_gap is not None else None,
         "overdue_days": (recency(orders) or 0) - mean_gap if mean_gap is not None else None,
         "gap_square_sum": sum(gap * gap for gap in gaps),
-        "quantity": units(purchases),
+        "quantity": units(told),
+        "quantity_line_count": len(told),
+        "discounted_quantity_line_count": len(discounted),
         "discounted_quantity": units(discounted),
         "discount_quantity_ratio": (
             _ratio(float(units(discounted)) / len(discounted) * len(plain), units(plain)) if discounted else None
@@ -360,6 +358,7 @@ def _windowed(
     contacts, responses, service = within(seen.contacts), within(seen.responses), within(seen.service)
     feedback, visits = within(seen.feedback), within(seen.visits)
     unresolved = [row for row in service if row["is_resolved"] is False]
+    judged = [row for row in service if row["is_resolved"] is not None]
     rated = [row for row in feedback if row["rating"] is not None]
     sessions: dict[Any, set[str]] = {}
     for row in visits:
@@ -390,7 +389,8 @@ def _windowed(
         "service_event_count": len(service),
         "service_seconds": sum(row["duration_seconds"] or 0 for row in service),
         "unresolved_service_event_count": len(unresolved),
-        "unresolved_service_event_share": _ratio(len(unresolved), len(service)),
+        "unresolved_service_event_share": _ratio(len(unresolved), len(judged)),
+        "judged_service_event_count": len(judged),
         "feedback_count": len(feedback),
         "rated_feedback_count": len(rated),
         "rating_sum": total(rated, "rating"),

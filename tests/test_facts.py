@@ -280,7 +280,6 @@ def test_things_are_counted_by_day_and_by_when_they_were_learned_of(spark: Spark
         {"kind": "channel", "thing": "web", "known_at": "2026-10-03 00:00:00"},
         {"thing": "bread", "happened_on": "2026-10-04"},
         {"kind": "store", "thing": "s1", "happened_on": "2026-10-04"},
-        {"kind": "response_channel", "thing": "email", "happened_on": "2026-10-04"},
         {"kind": "response_hour", "thing": "09", "happened_on": "2026-10-04", "event_count": 2},
         {"kind": "response_weekday", "thing": "Sun", "happened_on": "2026-10-04", "event_count": 2},
     )
@@ -341,7 +340,7 @@ def customer_days_by_pandas(given: pd.DataFrame) -> dict[tuple[object, ...], lis
     frame["day"] = frame["ordered_at"].where(frame["is_return"], first).dt.tz_convert(NEW_YORK).dt.date
     openings = purchases.sort_values(["known_at", "line_no"]).groupby(["order_id", "customer_id"]).head(1).index
     frame["opens"] = frame.index.isin(openings)
-    frame["hour"] = frame["ordered_at"].dt.tz_convert(NEW_YORK).dt.hour
+    frame["hour"] = frame["ordered_at"].where(frame["is_return"], first).dt.tz_convert(NEW_YORK).dt.hour
     days: dict[tuple[object, ...], list[int]] = {}
     for row in frame.to_dict("records"):
         day = days.setdefault((row["customer_id"], row["day"], row["known_at"].timestamp()), [0] * len(MEASURES))
@@ -379,12 +378,12 @@ def test_days_count_each_kind_of_event_by_itself(spark: SparkSession) -> None:
         FACT_CUSTOMER_DAYS,
         {
             "event": FACT_ORDER_LINES.name, "order_count": 1, "line_count": 1, "net_amount_e4": 12345,
-            "quantity_e4": 20000, "afternoon_order_count": 1,
+            "quantity_e4": 20000, "quantity_line_count": 1, "afternoon_order_count": 1,
         },
         {"event": FACT_CONTACTS.name, "contact_count": 2},
         {
             "event": FACT_SERVICE_EVENTS.name, "service_event_count": 3, "service_seconds": 120,
-            "unresolved_service_event_count": 1,
+            "unresolved_service_event_count": 1, "judged_service_event_count": 2,
         },
         {
             "event": FACT_FEEDBACK.name, "feedback_count": 2, "rated_feedback_count": 1, "rating_sum_e4": 45000,

@@ -112,6 +112,22 @@ def compare_slices(spark: SparkSession, seed: int, steps: list[int], arrival_hou
         assert_same_rows(chain, full.filter(pa.compute.equal(full["as_of"], cutoff.as_of)))
 
 
+@pytest.mark.parametrize(("days", "hours"), [(-1, 24), (1, -1)])
+def test_a_base_lies_before_the_cut_off_in_both_times(spark: SparkSession, days: int, hours: int) -> None:
+    base = Cutoff(START, datetime.combine(START, time(), UTC))
+    later = Cutoff(START + timedelta(days=days), base.known_until + timedelta(hours=hours))
+    tables = Histories(1, customers=1).tables(spark)
+    features = build_feature_customers(*tables, [base], WINDOWS)
+    with pytest.raises(ValueError, match="expected a base before the cut-off"):
+        build_next_slice(*tables, features, base, later, WINDOWS)
+
+
+def test_a_day_has_one_cut_off(spark: SparkSession) -> None:
+    twice = [Cutoff(START, datetime.combine(START, time(hour), UTC)) for hour in (1, 2)]
+    with pytest.raises(ValueError, match="expected one cut-off a day"):
+        build_feature_customers(*Histories(1, customers=1).tables(spark), twice, WINDOWS)
+
+
 def assert_same_rows(actual: pa.Table, expected: pa.Table) -> None:
     rows = [sorted(table.to_pylist(), key=lambda row: row["customer_id"]) for table in (actual, expected)]
     assert [row["customer_id"] for row in rows[0]] == [row["customer_id"] for row in rows[1]]

@@ -46,6 +46,17 @@ def test_the_score_is_the_weighted_mean_of_where_a_customer_stands(spark: SparkS
     assert parts.map(lambda scores: scores["service"]).to_numpy() == pytest.approx(service)
 
 
+def test_whoever_is_best_in_all_has_1_whatever_the_weights(spark: SparkSession) -> None:
+    parts = {
+        name: ValuePart(feature="net_amount", weight=weight)
+        for name, weight in zip("abc", (0.1, 0.2, 0.3), strict=True)
+    }
+    customers = features_of(spark, pd.DataFrame({"customer_id": ["a", "b"], "net_amount": [0, 9]}))
+    scores = score_value(customers, fit_value_limits(customers, parts), parts)
+    assert summarise(scores, SCORE_VALUE).violations == ()
+    assert {row["customer_id"]: row["value_score"] for row in scores.collect()} == {"a": 0.0, "b": 1.0}
+
+
 def test_where_all_are_alike_or_nothing_is_known_the_score_is_in_between_or_what_is_declared(
     spark: SparkSession,
 ) -> None:

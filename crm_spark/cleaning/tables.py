@@ -242,7 +242,7 @@ CLEAN_VISITS = Table(
         Column("page", "string", "On which page.", nullable=True),
         Column("product_id", "string", "About which product.", nullable=True),
         Column("category", "string", "About which category.", nullable=True),
-        Column("action", "string", "What was done.", nullable=True),
+        Column("action", "string", "What was done: view, cart and purchase become features.", nullable=True),
         _KNOWN_AT,
         _SEQUENCE_NO,
         _SOURCE,

@@ -43,7 +43,7 @@ def build_customer_days(events: Mapping[str, DataFrame]) -> DataFrame:
 def _add_up(events: DataFrame, name: str) -> DataFrame:
     """The measures of one kind of event, and zeros for those of others."""
     zero = F.lit(0).cast("bigint")
-    own = {m.name: F.sum(F.expr(f"cast({m.counts} AS bigint)")) for m in MEASURES if m.event == name}
+    own = {m.name: F.sum(F.expr(f"cast(coalesce({m.counts}, 0) AS bigint)")) for m in MEASURES if m.event == name}
     key = [column for column in FACT_CUSTOMER_DAYS.key if column != "event"]
     counted = events.groupBy(*key).agg(*(total.alias(measure) for measure, total in own.items()))
     others = {m.name: zero for m in MEASURES if m.event != name}

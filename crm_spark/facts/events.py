@@ -54,10 +54,12 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
     )
     own_day = parse_business_day(F.col("happened_at"), time_zone)
     order_day = parse_business_day(F.col("opened_at"), time_zone)
+    own_hour = parse_business_hour(F.col("happened_at"), time_zone)
+    order_hour = parse_business_hour(F.col("opened_at"), time_zone)
     lines = (
         dated.join(openings, ["order_id", "customer_id"], "left")
         .withColumn("happened_on", F.when(F.col("is_return"), own_day).otherwise(order_day))
-        .withColumn("happened_hour", parse_business_hour(F.col("happened_at"), time_zone))
+        .withColumn("happened_hour", F.when(F.col("is_return"), own_hour).otherwise(order_hour))
         .withColumn("is_order_opening", ~F.col("is_return") & (F.col("line_no") == F.col("opening_line_no")))
         .join(products.select("product_id", "category", "department", "brand"), "product_id", "left")
     )
@@ -101,8 +103,8 @@ def build_feedback(feedback: DataFrame, time_zone: str) -> DataFrame:
 def build_visits(visits: DataFrame, time_zone: str) -> DataFrame:
     """Rows: one per clean view or action of a customer.
 
-    A session is of the business day of its first action. Its opening, its first cart and its first purchase are the
-    first that were known, so that what was learned later changes nothing of what was counted before.
+    A session is of the business day of its first action, which may move if an earlier one is learned of. Its opening,
+    first cart and first purchase are those known first, so that they count from when they were known.
     """
     own_day = F.date_format(parse_business_day(F.col("happened_at"), time_zone), "yyyy-MM-dd")
     dated = (
@@ -131,13 +133,9 @@ def build_visits(visits: DataFrame, time_zone: str) -> DataFrame:
             "is_first_purchase": is_first_known("coalesce(action = 'purchase', FALSE)"),
         }
     )
-    firsts = marked.where("is_first_cart OR is_first_purchase")
-    bought = (
-        firsts.withColumn("place", F.row_number().over(Window.partitionBy(*session).orderBy("known_at", "event_id")))
-        .where("place = 2")
-        .select("event_id", F.lit(True).alias("is_bought"))
-    )
-    rows = marked.join(bought, "event_id", "left").withColumn("is_cart_bought", F.coalesce("is_bought", F.lit(False)))
+    is_first = F.expr("is_first_cart OR is_first_purchase")
+    place = F.row_number().over(Window.partitionBy(*session, is_first).orderBy("known_at", "event_id"))
+    rows = marked.withColumn("is_cart_bought", is_first & (place == 2))
     return conform(rows.select(*FACT_VISITS.column_names), FACT_VISITS)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of `fact_customer_days`: the sum of `counts`, SQL over one row of the fact table `event`."""
+    """A column of `fact_customer_days`: the sum of `counts`, SQL over a row of the fact table `event`, NULL as 0."""
 
     name: str
     event: str
@@ -63,6 +63,12 @@ MEASURES = (
         _amount_e4("quantity", _IS_DISCOUNTED),
         "Units of purchased lines with a discount, in 1/10,000.",
     ),
+    _order("quantity_line_count", _count("NOT is_return AND quantity IS NOT NULL"), "Purchased lines that tell units."),
+    _order(
+        "discounted_quantity_line_count",
+        _count(f"{_IS_DISCOUNTED} AND quantity IS NOT NULL"),
+        "Purchased lines with a discount that tell units.",
+    ),
     _order("night_order_count", _count_opening("happened_hour < 6"), "Orders from 0 to 6 o'clock."),
     _order("morning_order_count", _count_opening("happened_hour BETWEEN 6 AND 11"), "Orders from 6 to 12 o'clock."),
     _order(
@@ -73,7 +79,8 @@ MEASURES = (
     Measure("contact_count", "fact_contacts", "1", "Marketing contacts received."),
     Measure("response_count", "fact_responses", "1", "Responses to marketing."),
     _service("service_event_count", "1", "Contacts with the service."),
-    _service("service_seconds", "coalesce(duration_seconds, 0)", "Seconds that they took."),
+    _service("service_seconds", "duration_seconds", "Seconds that they took."),
+    _service("judged_service_event_count", _count("is_resolved IS NOT NULL"), "Of them, those that tell the outcome."),
     _service("unresolved_service_event_count", _count("NOT is_resolved"), "Of them, those that settled nothing."),
     _feedback("feedback_count", "1", "Ratings and comments given."),
     _feedback("rated_feedback_count", _count("rating IS NOT NULL"), "Of them, those with a rating."),
@@ -111,9 +118,6 @@ THINGS = (
     Thing("category", "fact_order_lines", "category", "NOT is_return"),
     Thing("store", "fact_order_lines", "store_id", "NOT is_return"),
     Thing("channel", "fact_order_lines", "channel", "is_order_opening"),
-    Thing("service_kind", "fact_service_events", "kind"),
-    Thing("contact_channel", "fact_contacts", "channel"),
-    Thing("response_channel", "fact_responses", "channel"),
     Thing("response_hour", "fact_responses", "lpad(cast(happened_hour AS string), 2, '0')"),
     Thing("response_weekday", "fact_responses", "date_format(happened_on, 'E')"),
 )

@@ -1,7 +1,8 @@
 """Customer features: one row per customer and cut-off, seeing only what happened and was known before it.
 
 A slice is computed from the whole ledger of days, many cut-offs in one pass, or from an earlier slice and what entered,
-left or was learned since. Both give the same bits, as all that is kept of a customer is whole numbers, days and lists.
+left or was learned since. Both give the same bits where ledgers only grow, as all that is kept of a customer is whole
+numbers, days and lists.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,11 @@ def build_feature_customers(
     A customer without a purchase has NULL recency and zero counts. Windows are `[as_of - n days, as_of)`.
 
     Raises:
+        ValueError: if two cut-offs are of one day.
         ContractError: if the result does not match the declaration of `feature_customers`.
     """
+    if len({cutoff.as_of for cutoff in cutoffs}) < len(cutoffs):
+        raise ValueError(f"expected one cut-off a day: found {cutoffs}")
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", map(astuple, cutoffs))
 
     def seen(events: DataFrame) -> DataFrame:
@@ -68,7 +72,13 @@ def build_next_slice(
 ) -> DataFrame:
     """Rows: as of `build_feature_customers` for one cut-off, made from the slice of an earlier one among `features`.
 
-    Days are read that entered or left a window, and all of those customers of whom something was learned late.
+    Days are read that entered or left a window, and all of those customers of whom something was learned late. The
+    ledgers must have grown only since the base: what was corrected or deleted is taken back by rows of its own, learned
+    later, and no customer is gone.
+
+    Raises:
+        ValueError: if the base is not before the cut-off, in both times.
+        ContractError: if the result does not match the declaration of `feature_customers`.
     """
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", [astuple(cutoff)])
     # The date comes by a join: Sail takes ten times as long to group by a literal.
@@ -78,7 +88,8 @@ def build_next_slice(
     ends = sorted({end for total in totals(windows_days) if total.first for end in (total.first, total.end) if end})
     days = step.changing(customer_days, late, ends).crossJoin(only_cut)
     things = _add_up_things(step.changing(customer_things, late, []).crossJoin(only_cut))
-    before = features.where(F.col("as_of") == F.lit(base.as_of)).drop("as_of").crossJoin(only_cut)
+    is_base = (F.col("as_of") == F.lit(base.as_of)) & (F.col("known_until") == F.lit(base.known_until))
+    before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
     lists_before = before.select(*_SLICE, *(kind.name for kind in THINGS))
@@ -97,6 +108,10 @@ class _Step:
 
     base: Cutoff
     cutoff: Cutoff
+
+    def __post_init__(self) -> None:
+        if self.base.as_of > self.cutoff.as_of or self.base.known_until > self.cutoff.known_until:
+            raise ValueError(f"expected a base before the cut-off: found {self.base}, {self.cutoff}")
 
     def late_customers(self, *ledgers: DataFrame) -> DataFrame | None:
         """Those of whom something was learned since that happened before the base; None if there are none."""

@@ -82,6 +82,8 @@ SUMS = (
     Sum("discount_amount", "Taken off prices", is_amount=True),
     Sum("quantity", "Units of purchased lines", is_amount=True, is_windowed=False),
     Sum("discounted_quantity", "Units of purchased lines with a discount", is_amount=True, is_windowed=False),
+    Sum("quantity_line_count", "Purchased lines that tell units", is_windowed=False),
+    Sum("discounted_quantity_line_count", "Purchased lines with a discount that tell units", is_windowed=False),
     Sum("night_order_count", "Orders from 0 to 6 o'clock", is_windowed=False),
     Sum("morning_order_count", "Orders from 6 to 12 o'clock", is_windowed=False),
     Sum("afternoon_order_count", "Orders from 12 to 18 o'clock", is_windowed=False),
@@ -91,6 +93,7 @@ SUMS = (
     Sum("response_count", "Responses to marketing"),
     Sum("service_event_count", "Contacts with the service"),
     Sum("service_seconds", "Seconds spent with the service"),
+    Sum("judged_service_event_count", "Contacts with the service that tell what came of them"),
     Sum("unresolved_service_event_count", "Contacts with the service that settled nothing"),
     Sum("feedback_count", "Ratings and comments given"),
     Sum("rated_feedback_count", "Ratings given"),
@@ -130,11 +133,15 @@ _GAP_COUNT = "nullif(active_day_count - 1, 0)"
 _MEAN_GAP = f"(cast({_SPAN} AS double) / {_GAP_COUNT})"
 # n * sum x^2 - (sum x)^2 is a whole number: nothing is rounded before the root.
 _GAP_SPREAD = f"(sqrt(cast((active_day_count - 1) * gap_square_sum - {_SPAN} * {_SPAN} AS double)) / {_GAP_COUNT})"
-_RATINGS_E4 = "cast(rating_sum * 10000 AS bigint)"
-_RATING_DAYS_E4 = "cast(rating_day_sum * 10000 AS bigint)"
+# Products of sums, which may not fit 64 bits.
+_WIDE = "cast({} AS decimal(18,0))".format
+_RATED, _RATINGS_E4, _RATED_DAYS, _RATED_DAY_SQUARES, _RATING_DAYS_E4 = map(
+    _WIDE,
+    ("rated_feedback_count", "rating_sum * 10000", "rated_day_sum", "rated_day_square_sum", "rating_day_sum * 10000"),
+)
 _RATING_SLOPE = (
-    f"cast(rated_feedback_count * {_RATING_DAYS_E4} - rated_day_sum * {_RATINGS_E4} AS double) / 10000 / "
-    "nullif(cast(rated_feedback_count * rated_day_square_sum - rated_day_sum * rated_day_sum AS double), 0)"
+    f"cast({_RATED} * {_RATING_DAYS_E4} - {_RATED_DAYS} * {_RATINGS_E4} AS double) / 10000 / "
+    f"nullif(cast({_RATED} * {_RATED_DAY_SQUARES} - {_RATED_DAYS} * {_RATED_DAYS} AS double), 0)"
 )
 
 
@@ -204,10 +211,10 @@ DERIVED = (
     Derived(
         "discount_quantity_ratio",
         "double",
-        f"{_share('discounted_quantity', 'discounted_line_count')} * "
-        f"{_share('line_count - discounted_line_count', 'quantity - discounted_quantity')}",
+        f"{_share('discounted_quantity', 'discounted_quantity_line_count')} * "
+        f"{_share('quantity_line_count - discounted_quantity_line_count', 'quantity - discounted_quantity')}",
         "Units a line with a discount over units a line without one",
-        "no line of one of these kinds",
+        "no line of one of these kinds that tells units",
     ),
     # When, where and what.
     *(
@@ -289,9 +296,9 @@ DERIVED = (
     Derived(
         "unresolved_service_event_share{w}",
         "double",
-        _share("unresolved_service_event_count{w}", "service_event_count{w}"),
-        "Contacts with the service that settled nothing, in all",
-        "no such contact",
+        _share("unresolved_service_event_count{w}", "judged_service_event_count{w}"),
+        "Contacts with the service that settled nothing, in those that tell what came of them",
+        "none that tells",
     ),
     Derived(
         "feedback_recency_days",

@@ -44,7 +44,8 @@ def score_value(customers: DataFrame, limits: DataFrame, parts: Mapping[str, Val
         *(F.max(F.when(F.col("part") == name, F.struct("low", "high"))).alias(f"limits_{name}") for name in parts)
     )
     scores = {name: _score(name, part) for name, part in parts.items()}
-    total = sum(part.weight for part in parts.values())
+    # Not by sum(), which since Python 3.12 rounds otherwise than Spark does.
+    total = reduce(add, (part.weight for part in parts.values()))
     mean = reduce(add, (scores[name] * part.weight for name, part in parts.items())) / total
     listed = F.array(*(F.struct(F.lit(name).alias("part"), score.alias("score")) for name, score in scores.items()))
     scored = customers.crossJoin(F.broadcast(of_parts))

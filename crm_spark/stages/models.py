@@ -80,13 +80,16 @@ def refresh_models(run: Run) -> None:
         )
 
     def update_value() -> None:
-        given_parts = [run.as_of, {name: part.model_dump() for name, part in config.value.items()}]
+        given_parts = [run.as_of, {name: part.model_dump() for name, part in config.value_parts.items()}]
         run.update(
-            MODEL_VALUE_LIMITS, lambda rows: fit_value_limits(current(rows), config.value), [features], given_parts
+            MODEL_VALUE_LIMITS,
+            lambda rows: fit_value_limits(current(rows), config.value_parts),
+            [features],
+            given_parts,
         )
         run.update(
             SCORE_VALUE,
-            lambda rows, limits: score_value(current(rows), limits, config.value),
+            lambda rows, limits: score_value(current(rows), limits, config.value_parts),
             [features, MODEL_VALUE_LIMITS],
             given_parts,
         )
