@@ -226,7 +226,7 @@ class RfmSegment(_Section):
             raise ValueError("expected the lowest score before the highest")
         return self
 
-    def has(self, scores: tuple[int, int, int]) -> bool:
+    def has(self, scores: tuple[int, ...]) -> bool:
         """Whether a recency, a frequency and a monetary score lie within it."""
         spans = (self.recency, self.frequency, self.monetary)
         return all(low <= score <= high for score, (low, high) in zip(scores, spans, strict=True))
@@ -238,16 +238,20 @@ class Rfm(_Section):
     segments: tuple[RfmSegment, ...] = Field(strict=False)
     otherwise: Text
 
-    def segment_of(self, scores: tuple[int, int, int]) -> str:
-        """The one segment of a recency, a frequency and a monetary score."""
-        return next((segment.name for segment in self.segments if segment.has(scores)), self.otherwise)
+    @property
+    def segment_by_scores(self) -> dict[tuple[int, ...], str]:
+        """The one segment of every recency, frequency and monetary score."""
+        return {
+            scores: next((segment.name for segment in self.segments if segment.has(scores)), self.otherwise)
+            for scores in product(range(1, 6), repeat=3)
+        }
 
     @model_validator(mode="after")
     def _every_segment_is_reached(self) -> "Rfm":
         names = [segment.name for segment in self.segments]
         if len({*names, self.otherwise}) <= len(names):
             raise ValueError("expected each segment under a name of its own")
-        reached = {self.segment_of((r, f, m)) for r, f, m in product(range(1, 6), repeat=3)}
+        reached = set(self.segment_by_scores.values())
         if missed := [name for name in names if name not in reached]:
             raise ValueError(
                 f"expected scores of which {missed[0]!r} is the first segment: those before it have them all"

@@ -2,7 +2,6 @@
 
 from datetime import date
 from decimal import Decimal
-from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,7 @@ from crm_spark.facts.tables import (
     FACT_SERVICE_EVENTS,
     FACT_VISITS,
 )
-from crm_spark.tables import Table, summarise
+from crm_spark.tables import Table, summarise, union_of
 
 pytestmark = pytest.mark.both_engines
 
@@ -446,4 +445,4 @@ def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
     everyone = build_customers(nothing(spark, CLEAN_CUSTOMERS), events.values(), "UTC")
     made = [*events.values(), everyone, build_customer_days(events), build_customer_things(events)]
     counted = [frame.groupBy().count() for frame in made]
-    assert [row["count"] for row in reduce(DataFrame.unionAll, counted).collect()] == [0] * len(made)
+    assert [row["count"] for row in union_of(counted).collect()] == [0] * len(made)

@@ -6,7 +6,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.facts.events import parse_business_day
-from crm_spark.facts.measures import MEASURES, THINGS
+from crm_spark.facts.measures import MEASURES, THING_KINDS
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
 from crm_spark.tables import conform, union_of
 
@@ -62,7 +62,7 @@ def build_customer_things(events: Mapping[str, DataFrame]) -> DataFrame:
             "happened_on",
             "known_at",
         )
-        for thing in THINGS
+        for thing in THING_KINDS
         if thing.event in events
     )
     counted = days.where("thing IS NOT NULL").groupBy(*FACT_CUSTOMER_THINGS.key).agg(F.count("*").alias("event_count"))

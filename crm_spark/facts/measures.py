@@ -41,8 +41,8 @@ def _whole(number: str, condition: str) -> str:
     return f"CASE WHEN {condition} THEN {number} ELSE 0 END"
 
 
-def _amount_e4(amount: str, condition: str = "TRUE") -> str:
-    return _whole(f"{amount} * 10000", condition)
+def _e4(number: str, condition: str = "TRUE") -> str:
+    return _whole(f"{number} * 10000", condition)
 
 
 _IS_DISCOUNTED = "NOT is_return AND discount_amount > 0"
@@ -54,13 +54,13 @@ MEASURES = (
     _order("line_count", _count("NOT is_return"), "Purchased lines."),
     _order("return_line_count", _count("is_return"), "Returned lines."),
     _order("discounted_line_count", _count(_IS_DISCOUNTED), "Purchased lines with a discount."),
-    _order("net_amount_e4", _amount_e4("amount"), "Paid less returned, in 1/10,000 of the currency."),
-    _order("return_amount_e4", _amount_e4("amount", "is_return"), "Returned (negative), in 1/10,000 of the currency."),
-    _order("discount_amount_e4", _amount_e4("discount_amount"), "Taken off prices, in 1/10,000 of the currency."),
-    _order("quantity_e4", _amount_e4("quantity", "NOT is_return"), "Units of purchased lines, in 1/10,000."),
+    _order("net_amount_e4", _e4("amount"), "Paid less returned, in 1/10,000 of the currency."),
+    _order("return_amount_e4", _e4("amount", "is_return"), "Returned (negative), in 1/10,000 of the currency."),
+    _order("discount_amount_e4", _e4("discount_amount"), "Taken off prices, in 1/10,000 of the currency."),
+    _order("quantity_e4", _e4("quantity", "NOT is_return"), "Units of purchased lines, in 1/10,000."),
     _order(
         "discounted_quantity_e4",
-        _amount_e4("quantity", _IS_DISCOUNTED),
+        _e4("quantity", _IS_DISCOUNTED),
         "Units of purchased lines with a discount, in 1/10,000.",
     ),
     _order("quantity_line_count", _count("NOT is_return AND quantity IS NOT NULL"), "Purchased lines that tell units."),
@@ -84,7 +84,7 @@ MEASURES = (
     _service("unresolved_service_event_count", _count("NOT is_resolved"), "Of them, those that settled nothing."),
     _feedback("feedback_count", "1", "Ratings and comments given."),
     _feedback("rated_feedback_count", _count("rating IS NOT NULL"), "Of them, those with a rating."),
-    _feedback("rating_sum_e4", _amount_e4("rating", "rating IS NOT NULL"), "Sum of ratings, in 1/10,000."),
+    _feedback("rating_sum_e4", _e4("rating", "rating IS NOT NULL"), "Sum of ratings, in 1/10,000."),
     _feedback("rated_day_sum", _whole(_DAY_NO, "rating IS NOT NULL"), "Sum of their days' numbers, from 2000 on."),
     _feedback(
         "rated_day_square_sum",
@@ -93,7 +93,7 @@ MEASURES = (
     ),
     _feedback(
         "rating_day_sum_e4",
-        _amount_e4(f"{_DAY_NO} * rating", "rating IS NOT NULL"),
+        _e4(f"{_DAY_NO} * rating", "rating IS NOT NULL"),
         "Sum of ratings times these numbers, in 1/10,000.",
     ),
     _visit("session_count", _count("is_session_opening"), "Sessions on a site or in an app."),
@@ -105,7 +105,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Thing:
+class ThingKind:
     """A kind of thing that events of the fact table `event` are about, if `where` holds: `thing` in SQL names it."""
 
     kind: str
@@ -114,10 +114,10 @@ class Thing:
     where: str = "TRUE"
 
 
-THINGS = (
-    Thing("category", "fact_order_lines", "category", "NOT is_return"),
-    Thing("store", "fact_order_lines", "store_id", "NOT is_return"),
-    Thing("channel", "fact_order_lines", "channel", "is_order_opening"),
-    Thing("response_hour", "fact_responses", "lpad(cast(happened_hour AS string), 2, '0')"),
-    Thing("response_weekday", "fact_responses", "date_format(happened_on, 'E')"),
+THING_KINDS = (
+    ThingKind("category", "fact_order_lines", "category", "NOT is_return"),
+    ThingKind("store", "fact_order_lines", "store_id", "NOT is_return"),
+    ThingKind("channel", "fact_order_lines", "channel", "is_order_opening"),
+    ThingKind("response_hour", "fact_responses", "lpad(cast(happened_hour AS string), 2, '0')"),
+    ThingKind("response_weekday", "fact_responses", "date_format(happened_on, 'E')"),
 )

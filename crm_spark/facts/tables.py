@@ -1,7 +1,7 @@
 """Tables of the facts layer: events and who they happened to, joined once and for all."""
 
 from crm_spark.cleaning.tables import MONEY
-from crm_spark.facts.measures import MEASURES, THINGS
+from crm_spark.facts.measures import MEASURES, THING_KINDS
 from crm_spark.tables import Column, Table
 
 _CUSTOMER = Column("customer_id", "string", "The customer.")
@@ -160,7 +160,7 @@ FACT_CUSTOMER_THINGS = Table(
     key=("customer_id", "kind", "thing", "happened_on", "known_at"),
     columns=(
         _CUSTOMER,
-        Column("kind", "string", f"What kind of thing: {', '.join(thing.kind for thing in THINGS)}."),
+        Column("kind", "string", f"What kind of thing: {', '.join(thing.kind for thing in THING_KINDS)}."),
         Column("thing", "string", "The thing."),
         _HAPPENED_ON,
         _KNOWN_AT,

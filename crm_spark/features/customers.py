@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import MONEY
 from crm_spark.facts.measures import MEASURES
-from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THINGS, Total, spans, totals
+from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, Total, spans, totals
 from crm_spark.features.tables import DEMOGRAPHICS, LIST_OF_THINGS, feature_customers
-from crm_spark.tables import conform, local_rows
+from crm_spark.tables import conform, local_rows, union_of
 
 _SLICE = ["customer_id", "as_of"]
 
@@ -53,7 +53,7 @@ def build_feature_customers(
     def seen(events: DataFrame) -> DataFrame:
         """Every event once for each cut-off that sees it; all of a customer's in one partition, there to stay."""
         is_seen = (F.col("happened_on") < F.col("as_of")) & (F.col("known_at") < F.col("known_until"))
-        return events.repartition("customer_id").join(F.broadcast(cuts), is_seen)
+        return events.repartition("customer_id").join(F.broadcast(cuts), is_seen).withColumn("is_new", F.lit(True))
 
     kept = _summarise_days(seen(customer_days), windows_days).join(
         _list_things(_add_up_things(seen(customer_things))), _SLICE, "left"
@@ -92,7 +92,7 @@ def build_next_slice(
     before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
-    lists_before = before.select(*_SLICE, *(kind.name for kind in THINGS))
+    lists_before = before.select(*_SLICE, *(kind.name for kind in THING_LISTS))
     listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
     both = listed.unionByName(things).groupBy(*_SLICE, "kind", "thing")
     lists = _list_things(both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on")))
@@ -116,10 +116,8 @@ class _Step:
     def late_customers(self, *ledgers: DataFrame) -> DataFrame | None:
         """Those of whom something was learned since that happened before the base; None if there are none."""
         happened_before = F.col("happened_on") < F.lit(self.base.as_of)
-        late = reduce(
-            DataFrame.union,
-            (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers),
-        ).distinct()
+        rows = (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers)
+        late = union_of(rows).distinct()
         return None if late.isEmpty() else late
 
     def changing(self, ledger: DataFrame, late: DataFrame | None, window_ends: Sequence[int]) -> DataFrame:
@@ -151,11 +149,11 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
 
     Events that are not `is_new` were counted at the base, and leave those windows that they are no longer in.
     """
-    has_base = base_as_of is not None
-    key = [*_SLICE, "happened_on", *(["is_new"] if has_base else [])]
-    days = seen.groupBy(*key).agg(*(F.sum(measure.name).alias(measure.name) for measure in MEASURES))
-    is_new = "is_new" if has_base else "TRUE"
-    bought_on = F.expr(f"CASE WHEN order_count > 0 AND {is_new} THEN happened_on END")
+    # What was learned late makes all of a customer's days new, so no day is new in part.
+    days = seen.groupBy(*_SLICE, "happened_on").agg(
+        F.bool_or("is_new").alias("is_new"), *(F.sum(measure.name).alias(measure.name) for measure in MEASURES)
+    )
+    bought_on = F.expr("CASE WHEN order_count > 0 AND is_new THEN happened_on END")
     earlier = Window.partitionBy(*_SLICE).orderBy("happened_on").rowsBetween(Window.unboundedPreceding, -1)
     days = days.withColumns(
         {
@@ -170,9 +168,9 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
     def weight(first: int | None, end: int) -> str:
         """How often a day counts: once, not at all or, as it did at the base and does no longer, less than that."""
         if first is None:
-            return f"cast({is_new} AS bigint)"
+            return "cast(is_new AS bigint)"
         now = f"cast({within(first, end, 'as_of')} AS bigint)"
-        if not has_base:
+        if base_as_of is None:
             return now
         at_base = within(first, end, f"DATE '{base_as_of}'")
         return f"{now} - cast(NOT is_new AND {at_base} AS bigint)"
@@ -182,15 +180,15 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
     aggregates = {total.name: f"sum({total.sum.measure} * {_weight_name(total)})" for total in totals(windows_days)}
     aggregates["gap_square_sum"] = "sum(gap_days * gap_days)"
     for event in DAYS:
-        happened_on = f"CASE WHEN {event.measure} > 0 AND {is_new} THEN happened_on END"
+        happened_on = f"CASE WHEN {event.measure} > 0 AND is_new THEN happened_on END"
         aggregates[f"first_{event.event}_on"] = f"min({happened_on})"
         aggregates[f"last_{event.event}_on"] = f"max({happened_on})"
     summed = weighed.groupBy(*_SLICE).agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
-    amounts = {total.name for total in totals(windows_days) if total.sum.is_amount}
+    scaled = {total.name for total in totals(windows_days) if total.sum.is_scaled}
     return summed.selectExpr(
         *_SLICE,
         *(
-            f"cast(cast({name} AS decimal(22,0)) / 10000 AS {MONEY}) AS {name}" if name in amounts else name
+            f"cast(cast({name} AS decimal(22,0)) / 10000 AS {MONEY}) AS {name}" if name in scaled else name
             for name in aggregates
         ),
     )
@@ -212,16 +210,15 @@ def _continued(windows_days: Sequence[int]) -> Iterator[str]:
         first, last = f"first_{event.event}_on", f"last_{event.event}_on"
         yield f"coalesce(before_{first}, {first}) AS {first}"
         yield f"coalesce({last}, before_{last}) AS {last}"
-    for things in THINGS:
+    for things in THING_LISTS:
         yield f"coalesce({things.name}, before_{things.name}) AS {things.name}"
 
 
 def _kept_columns(windows_days: Sequence[int]) -> list[str]:
     """The columns that are kept from one slice to the next."""
     days = [f"{which}_{event.event}_on" for event in DAYS for which in ("first", "last")]
-    return [
-        *(total.name for total in totals(windows_days)), "gap_square_sum", *days, *(things.name for things in THINGS),
-    ]  # fmt: skip
+    lists = [things.name for things in THING_LISTS]
+    return [*(total.name for total in totals(windows_days)), "gap_square_sum", *days, *lists]
 
 
 def _add_up_things(seen: DataFrame) -> DataFrame:
@@ -240,7 +237,7 @@ def _list_things(things: DataFrame) -> DataFrame:
     # Lists are sorted by their first field, then by the next.
     entry = F.struct((-F.col("event_count")).alias("order"), "thing", "event_count", "last_on")
     lists = things.groupBy(*_SLICE).agg(
-        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THINGS)
+        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THING_LISTS)
     )
     return lists.select(
         *_SLICE,
@@ -249,7 +246,7 @@ def _list_things(things: DataFrame) -> DataFrame:
                 f"transform(array_sort({kind.name}), t -> named_struct("
                 "'thing', t.thing, 'event_count', t.event_count, 'last_on', t.last_on))"
             ).alias(kind.name)
-            for kind in THINGS
+            for kind in THING_LISTS
         ),
     )
 
@@ -259,7 +256,7 @@ def _unlist_things(lists: DataFrame) -> DataFrame:
     of_kinds = (
         f"transform({kind.name}, t -> named_struct('kind', '{kind.kind}', 'thing', t.thing, "
         "'event_count', t.event_count, 'last_on', t.last_on))"
-        for kind in THINGS
+        for kind in THING_LISTS
     )
     return lists.select(*_SLICE, F.inline(F.expr(f"concat({', '.join(of_kinds)})")))
 
@@ -271,7 +268,7 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days
     registered = customers.where("is_registered").join(F.broadcast(cuts), is_known).select(*_SLICE, *DEMOGRAPHICS)
     everyone = registered.join(kept, _SLICE, "full").join(F.broadcast(cuts), "as_of")
     zeros = {total.name: "0" for total in totals(windows_days)} | {"gap_square_sum": "0"}
-    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THINGS}
+    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
     filled = everyone.selectExpr(
         *_SLICE,
         "known_until",
@@ -292,7 +289,7 @@ def _derived(windows_days: Sequence[int]) -> Iterator[str]:
     for name in PRIOR:
         for days in windows_days:
             yield f"cast({name}_{days}d - {name}_prior_{days}d AS {kinds[name]}) AS {name}_change_{days}d"
-    for things in THINGS:
+    for things in THING_LISTS:
         for window, suffix, _ in spans(windows_days) if things.count else ():
             within = f"filter({things.name}, t -> t.last_on >= date_sub(as_of, {window}))" if window else things.name
             yield f"cast(size({within}) AS bigint) AS {things.count}{suffix}"

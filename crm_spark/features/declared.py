@@ -12,16 +12,16 @@ from crm_spark.cleaning.tables import MONEY
 
 @dataclass(frozen=True)
 class Sum:
-    """A measure of `fact_customer_days` (of its name, with _e4 if it is an amount), added up ever and by window."""
+    """A measure of `fact_customer_days`, added up ever and by window; if `is_scaled`, of NAME_e4, in 1/10,000."""
 
     name: str
     meaning: str
     is_windowed: bool = True
-    is_amount: bool = False
+    is_scaled: bool = False
 
     @property
     def measure(self) -> str:
-        return f"{self.name}_e4" if self.is_amount else self.name
+        return f"{self.name}_e4" if self.is_scaled else self.name
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Total:
 
     @property
     def type(self) -> str:
-        return MONEY if self.sum.is_amount else "bigint"
+        return MONEY if self.sum.is_scaled else "bigint"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DaysOf:
 
 
 @dataclass(frozen=True)
-class Things:
+class ThingList:
     """All things of a kind, those with most events first; `count` names the column that counts them, and by window."""
 
     name: str
@@ -77,11 +77,11 @@ SUMS = (
     Sum("line_count", "Purchased lines"),
     Sum("return_line_count", "Returned lines"),
     Sum("discounted_line_count", "Purchased lines with a discount"),
-    Sum("net_amount", "Paid less returned", is_amount=True),
-    Sum("return_amount", "Returned (negative)", is_amount=True),
-    Sum("discount_amount", "Taken off prices", is_amount=True),
-    Sum("quantity", "Units of purchased lines", is_amount=True, is_windowed=False),
-    Sum("discounted_quantity", "Units of purchased lines with a discount", is_amount=True, is_windowed=False),
+    Sum("net_amount", "Paid less returned", is_scaled=True),
+    Sum("return_amount", "Returned (negative)", is_scaled=True),
+    Sum("discount_amount", "Taken off prices", is_scaled=True),
+    Sum("quantity", "Units of purchased lines", is_scaled=True, is_windowed=False),
+    Sum("discounted_quantity", "Units of purchased lines with a discount", is_scaled=True, is_windowed=False),
     Sum("quantity_line_count", "Purchased lines that tell units", is_windowed=False),
     Sum("discounted_quantity_line_count", "Purchased lines with a discount that tell units", is_windowed=False),
     Sum("night_order_count", "Orders from 0 to 6 o'clock", is_windowed=False),
@@ -97,10 +97,10 @@ SUMS = (
     Sum("unresolved_service_event_count", "Contacts with the service that settled nothing"),
     Sum("feedback_count", "Ratings and comments given"),
     Sum("rated_feedback_count", "Ratings given"),
-    Sum("rating_sum", "Sum of ratings", is_amount=True),
+    Sum("rating_sum", "Sum of ratings", is_scaled=True),
     Sum("rated_day_sum", "Sum of the rated days' numbers, counted from 2000-01-01", is_windowed=False),
     Sum("rated_day_square_sum", "Sum of the squares of these numbers", is_windowed=False),
-    Sum("rating_day_sum", "Sum of ratings times these numbers", is_windowed=False, is_amount=True),
+    Sum("rating_day_sum", "Sum of ratings times these numbers", is_windowed=False, is_scaled=True),
     Sum("session_count", "Sessions on a site or in an app"),
     Sum("page_view_count", "Page views"),
     Sum("cart_session_count", "Sessions in which something was put into the cart"),
@@ -120,12 +120,12 @@ DAYS = (
     DaysOf("session", "session_count"),
 )
 
-THINGS = (
-    Things("categories", "category", "Product categories bought", count="category_count"),
-    Things("stores", "store", "Stores bought in", count="store_count"),
-    Things("channels", "channel", "Channels ordered through"),
-    Things("response_hours", "response_hour", "Hours of the business's day in which they responded"),
-    Things("response_weekdays", "response_weekday", "Days of the week on which they responded"),
+THING_LISTS = (
+    ThingList("categories", "category", "Product categories bought", count="category_count"),
+    ThingList("stores", "store", "Stores bought in", count="store_count"),
+    ThingList("channels", "channel", "Channels ordered through"),
+    ThingList("response_hours", "response_hour", "Hours of the business's day in which they responded"),
+    ThingList("response_weekdays", "response_weekday", "Days of the week on which they responded"),
 )
 
 _SPAN = "cast(datediff(last_purchase_on, first_purchase_on) AS bigint)"
@@ -133,16 +133,12 @@ _GAP_COUNT = "nullif(active_day_count - 1, 0)"
 _MEAN_GAP = f"(cast({_SPAN} AS double) / {_GAP_COUNT})"
 # n * sum x^2 - (sum x)^2 is a whole number: nothing is rounded before the root.
 _GAP_SPREAD = f"(sqrt(cast((active_day_count - 1) * gap_square_sum - {_SPAN} * {_SPAN} AS double)) / {_GAP_COUNT})"
-# Products of sums, which may not fit 64 bits.
-_WIDE = "cast({} AS decimal(18,0))".format
-_RATED, _RATINGS_E4, _RATED_DAYS, _RATED_DAY_SQUARES, _RATING_DAYS_E4 = map(
-    _WIDE,
-    ("rated_feedback_count", "rating_sum * 10000", "rated_day_sum", "rated_day_square_sum", "rating_day_sum * 10000"),
-)
-_RATING_SLOPE = (
-    f"cast({_RATED} * {_RATING_DAYS_E4} - {_RATED_DAYS} * {_RATINGS_E4} AS double) / 10000 / "
-    f"nullif(cast({_RATED} * {_RATED_DAY_SQUARES} - {_RATED_DAYS} * {_RATED_DAYS} AS double), 0)"
-)
+
+
+def _less(left: tuple[str, str], right: tuple[str, str]) -> str:
+    """One product of whole numbers less another: exact, though they may not fit 64 bits."""
+    products = (" * ".join(f"cast({factor} AS decimal(18,0))" for factor in pair) for pair in (left, right))
+    return f"cast({' - '.join(products)} AS double)"
 
 
 def _days_since(day: str) -> str:
@@ -154,6 +150,10 @@ def _share(part: str, whole: str) -> str:
 
 
 _RECENCY = _days_since("last_purchase_on")
+_RATING_SLOPE_E4 = "{} / nullif({}, 0)".format(
+    _less(("rated_feedback_count", "rating_day_sum * 10000"), ("rated_day_sum", "rating_sum * 10000")),
+    _less(("rated_feedback_count", "rated_day_square_sum"), ("rated_day_sum", "rated_day_sum")),
+)
 
 _NO_ORDER = "no order"
 _NO_PURCHASE = "no purchase"
@@ -165,9 +165,9 @@ DERIVED = (
     Derived(
         "tenure_days",
         "int",
-        "datediff(as_of, first_purchase_on)",
+        _days_since("first_purchase_on"),
         "Days from the first purchase to as_of",
-        "no purchase",
+        _NO_PURCHASE,
     ),
     Derived("mean_gap_days", "double", _MEAN_GAP, "Mean days between days with an order", _FEW_DAYS),
     Derived("gap_spread_days", "double", _GAP_SPREAD, "Standard deviation of these days", _FEW_DAYS),
@@ -311,7 +311,7 @@ DERIVED = (
     Derived(
         "rating_trend",
         "double",
-        f"30 * {_RATING_SLOPE}",
+        f"30 * {_RATING_SLOPE_E4} / 10000",
         "By how much ratings change in 30 days: the slope of the least-squares line",
         "no ratings of two days",
     ),

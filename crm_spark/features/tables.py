@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from crm_spark.checks import Check
 from crm_spark.cleaning.tables import MONEY
-from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THINGS, spans, totals
+from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, spans, totals
 from crm_spark.tables import Column, Table
 
 # Written into the data dictionary; a run declares the windows of its configuration.
@@ -77,7 +77,7 @@ def _day_columns() -> Iterator[Column]:
 
 
 def _thing_columns(windows_days: Sequence[int]) -> Iterator[Column]:
-    for things in THINGS:
+    for things in THING_LISTS:
         order = "those of most events first, of equals the first by name"
         yield Column(things.name, LIST_OF_THINGS, f"{things.meaning}, with their events and last day; {order}.")
         if things.count:

@@ -3,15 +3,12 @@
 Cut points, not ranks: customers with equal values have equal scores, however many there are of them.
 """
 
-from functools import reduce
-from operator import and_
-
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.config import Rfm
 from crm_spark.models.tables import MODEL_RFM_CUT_POINTS, SCORE_RFM
-from crm_spark.tables import conform
+from crm_spark.tables import conform, local_rows
 
 # Measure to the score it gives; of recency, less is better.
 _SCORES = {"recency_days": "recency_score", "order_count": "frequency_score", "net_amount": "monetary_score"}
@@ -33,18 +30,10 @@ def score_rfm(buyers: DataFrame, cut_points: DataFrame, rules: Rfm) -> DataFrame
         *(F.max(F.when(F.col("measure") == name, F.col("cut_points"))).alias(f"cuts_{name}") for name in _SCORES)
     )
     scored = buyers.crossJoin(F.broadcast(wide)).withColumns({score: _score(name) for name, score in _SCORES.items()})
-    named = scored.withColumn("rfm_segment", _segment(rules))
+    cells = [(*scores, name) for scores, name in rules.segment_by_scores.items()]
+    columns = ", ".join([*(f"{score} int" for score in _SCORES.values()), "rfm_segment string"])
+    named = scored.join(F.broadcast(local_rows(buyers.sparkSession, columns, cells)), [*_SCORES.values()])
     return conform(named.select(*SCORE_RFM.column_names), SCORE_RFM)
-
-
-def _segment(rules: Rfm) -> Column:
-    """The name of the first segment that has a row's scores."""
-    first = F.lit(rules.otherwise)
-    for segment in reversed(rules.segments):
-        spans = zip(_SCORES.values(), (segment.recency, segment.frequency, segment.monetary), strict=True)
-        within = reduce(and_, (F.col(score).between(low, high) for score, (low, high) in spans))
-        first = F.when(within, segment.name).otherwise(first)
-    return first
 
 
 def _score(name: str) -> Column:
