@@ -240,10 +240,10 @@ def doctor(
 @app.command()
 def dictionary() -> None:
     """Print the data dictionary: every table and column, from their declarations."""
-    from crm_spark.refresh import LAYERS
+    from crm_spark.refresh import LAYER_TABLES
     from crm_spark.tables import data_dictionary
 
-    typer.echo(data_dictionary(LAYERS), nl=False)
+    typer.echo(data_dictionary(LAYER_TABLES), nl=False)
 
 
 def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str, *, allow_stale: bool = False) -> None:

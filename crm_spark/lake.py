@@ -163,11 +163,20 @@ class Lake(PublishedLake):
         self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
         return self._checked_head(table, fingerprint)
 
-    def change(self, table: Table, base: Pin, rows: DataFrame, removed: DataFrame | None, fingerprint: str) -> Pin:
+    def change(
+        self,
+        table: Table,
+        base: Pin,
+        rows: DataFrame,
+        removed: DataFrame | None,
+        fingerprint: str,
+        beside: Sequence[Pin] = (),
+    ) -> Pin:
         """Add rows to a version of a table, and check those alone.
 
         Without `removed`, no row may have a key that stands there. With it, rows take the place of those with their
         key, and the rows whose keys are `removed` go. It costs what the files cost in which such keys may stand.
+        The commit notes what belongs `beside` it, as `write` does.
 
         Raises:
             ContractError: if the rows break the declaration; the published version stays what it was.
@@ -176,12 +185,13 @@ class Lake(PublishedLake):
         if removed is not None and base.row_count < _SMALL_COUNT:  # sooner written anew than merged, in many jobs
             key = list(table.key)
             gone = rows.select(*key).union(removed.select(*key))
-            return self.write(table, self.read(base).join(gone, key, "left_anti").unionByName(rows), fingerprint)
+            kept = self.read(base).join(gone, key, "left_anti")
+            return self.write(table, kept.unionByName(rows), fingerprint, beside)
         head = self._head(table.name)
         if head is None or head.version != base.version:
             # What a run wrote that was not completed is no part of this version.
             self.spark.sql(f"RESTORE TABLE delta.{quoted(self.path(table.name))} TO VERSION AS OF {base.version}")
-        note = _commit_note(table, fingerprint)
+        note = _commit_note(table, fingerprint, beside)
         if removed is None:
             self._save(table, rows, "append", note)
         else:
@@ -208,6 +218,23 @@ class Lake(PublishedLake):
             read_files(self.spark, self.path(after.name), new, sorted(new_names - old_names)),
             read_files(self.spark, self.path(before.name), old, sorted(old_names - new_names)),
         )
+
+    def row_changes(self, table: Table, before: Pin | None, after: Pin) -> DataFrame:
+        """The rows that differ between two versions, volatile columns apart: `sign` is 1 if a row came, -1 if it went.
+
+        Reads the files that came and went, and leaves out the rows that stand in both.
+        """
+        lasting = [column.name for column in table.columns if not column.volatile]
+        came, went = (rows.select(*lasting) for rows in self.difference(before, after))
+        signed = came.withColumn("sign", F.lit(1).cast("bigint"))
+        if before is None or not self._lost_files(before, after):
+            return signed
+        signed = signed.unionByName(went.withColumn("sign", F.lit(-1).cast("bigint")))
+        return signed.groupBy(*lasting).agg(F.sum("sign").alias("sign")).where("sign != 0")
+
+    def only_grew(self, before: Pin, after: Pin) -> bool:
+        """Whether every file of a version still stands in a later one."""
+        return not self._lost_files(before, after)
 
     def pins_beside(self, table: Table) -> dict[str, Pin]:
         """The versions of other tables that the newest version of a table notes, by their names."""
@@ -325,6 +352,10 @@ class Lake(PublishedLake):
                     merge.execute()
             finally:
                 self.spark.conf.unset(_NOTE_SETTING)
+
+    def _lost_files(self, before: Pin, after: Pin) -> bool:
+        old, new = (DeltaTable(self.path(pin.name), version=pin.version) for pin in (before, after))
+        return not set(file_names(old)) <= set(file_names(new))
 
     def _count_rows(self, name: str, version: int) -> int:
         files = DeltaTable(self.path(name), version=version).get_add_actions()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 
 from pyspark.sql import SparkSession
 
@@ -21,7 +21,7 @@ from crm_spark.run import Run
 from crm_spark.sources.tables import TABLES as SOURCES_TABLES
 from crm_spark.stages.cleaning import refresh_cleaning
 from crm_spark.stages.facts import refresh_facts
-from crm_spark.stages.features import refresh_features
+from crm_spark.stages.features import refresh_features, stored_slices
 from crm_spark.stages.marts import refresh_marts
 from crm_spark.stages.models import refresh_models
 from crm_spark.stages.sources import knowable_until, refresh_sources
@@ -45,12 +45,17 @@ def refresh(
     last_stage: str = "marts",
     *,
     allow_stale: bool = False,
+    known_as_of: datetime | None = None,
+    rebuild: str | None = None,
+    backfill: Sequence[date] = (),
 ) -> Refreshed:
     """Bring the lake's tables up to date for `config.as_of` (by default the business's today) and publish them.
 
     Stages before `first_stage` must be up to date already; a run that ends before the last stage publishes
     nothing, and the next run takes up its tables. `allow_stale` publishes also if a required source has no rows of the
-    last day.
+    last day. `known_as_of` sets up to when rows count as known at the date, though it was published otherwise before.
+    `rebuild` names the stage from which facts or features are made anew instead of from what changed, and `backfill`
+    further days to make features for.
 
     Raises:
         CrmSparkError: for a configuration, source, table or lake that is not as it must be.
@@ -62,14 +67,19 @@ def refresh(
     first, last = (_stage_index(names, stage) for stage in (first_stage, last_stage))
     if first > last:
         raise ConfigError(f"--from {first_stage}: found a later stage than --to {last_stage}")
+    if rebuild not in (None, *_GROWING):
+        raise ConfigError(f"--rebuild: found {rebuild!r}, expected one of: {', '.join(_GROWING)}")
     lake = Lake(spark, config.lake)
     with lake.locked():
         run = _start_run(lake, config, run_at)
+        run.known_as_of, run.backfill = known_as_of, backfill
+        run.rebuilt = set(_GROWING[_GROWING.index(rebuild) :]) if rebuild else set()
         run.allow_stale = allow_stale or last < len(names) - 1  # what is not published may be old
         for index, (name, stage) in enumerate(STAGES.items()):
             if index > last:
                 progress.say(f"stopped after {last_stage}; nothing published (run without --to to publish)")
                 return Refreshed(None, is_new=False)
+            run.layer = name
             with progress.stage(name, len(stage.tables)) as run.progress:
                 run.may_build = index >= first
                 stage.refresh(run)
@@ -96,6 +106,7 @@ def _start_run(lake: Lake, config: Config, run_at: datetime) -> Run:
         run_at=run_at,
         previous=lake.last_publication(),
         learned_until=run_at,
+        slices=stored_slices(lake, config.features.windows_days),
     )
 
 
@@ -104,6 +115,9 @@ class _Stage:
     refresh: Callable[[Run], None]
     tables: Sequence[Table]
 
+
+# Stages whose tables are made from what changed, unless they are asked to make them anew.
+_GROWING = ("facts", "features")
 
 STAGES: Mapping[str, _Stage] = {
     "sources": _Stage(refresh_sources, SOURCES_TABLES),
@@ -115,7 +129,7 @@ STAGES: Mapping[str, _Stage] = {
 }
 
 # What the data dictionary lists: the layers' tables and the one that makes them visible.
-LAYERS = [*((name, stage.tables) for name, stage in STAGES.items()), ("publications", (PUBLICATIONS,))]
+LAYER_TABLES = [*((name, stage.tables) for name, stage in STAGES.items()), ("publications", (PUBLICATIONS,))]
 
 
 def _stage_index(names: list[str], stage: str) -> int:

@@ -26,6 +26,11 @@ from crm_spark.tables import Table, declared_rows
 
 _UPDATES_AT_ONCE = 3
 
+# The layers that make tables, each from those before it.
+LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts")
+# Root modules that change no row of a table.
+_WITHOUT_TABLES = frozenset({"cli.py", "doctor.py", "progress.py", "refresh.py", "replay.py"})
+
 
 @dataclass
 class Run:
@@ -44,6 +49,16 @@ class Run:
     completed: Mapping[str, Pin] = field(default_factory=dict)
     # Tables that this run has none of, as nothing feeds them: they are read as empty.
     absent: Set[str] = frozenset()
+    # By which rules clean rows are made, for each entity with sources: other rules make all that follows anew.
+    rules: Mapping[str, object] = field(default_factory=dict)
+    # Up to when rows counted as known at each cut-off that has features already.
+    slices: Mapping[date, datetime] = field(default_factory=dict)
+    # Further days to make features for, and up to when rows shall count as known at `as_of`, if one was told.
+    backfill: Sequence[date] = ()
+    known_as_of: datetime | None = None
+    # The layer whose tables are being made, and those that are made anew though nothing changed.
+    layer: str = LAYERS[0]
+    rebuilt: Set[str] = frozenset()
     progress: StageProgress | None = None
     # Whether it goes on though a required source has no rows of the last day.
     allow_stale: bool = False
@@ -72,11 +87,53 @@ class Run:
             table, fingerprint, lambda: self.lake.write(table, build(*(self.read(read) for read in reads)), fingerprint)
         )
 
+    def grow(
+        self,
+        table: Table,
+        build: Callable[[], DataFrame],
+        change: Callable[[Pin, Mapping[str, Pin]], tuple[DataFrame, DataFrame | None]],
+        reads: Sequence[Table],
+        given: object = None,
+    ) -> None:
+        """Make a table current by what changed: `update` for tables that would cost too much to make anew.
+
+        `change` gets the version before and those of `reads` that it was made from, and gives the rows to add or to
+        replace, and those whose keys go (see `Lake.change`). Where other rules made that version, `build` makes all.
+        """
+        fingerprint = self.fingerprint(table, reads, given)
+        beside = [self.pins[read.name] for read in reads if read.name not in self.absent]
+
+        def write() -> Pin:
+            base, before = self.base(table, lambda pins: self.fingerprint(table, reads, given, pins))
+            if base is None:
+                return self.lake.write(table, build(), fingerprint, beside)
+            rows, removed = change(base, before)
+            return self.lake.change(table, base, rows, removed, fingerprint, beside)
+
+        self.make(table, fingerprint, write)
+
+    def base(
+        self, table: Table, fingerprint: Callable[[Mapping[str, Pin]], str]
+    ) -> tuple[Pin | None, Mapping[str, Pin]]:
+        """The newest version to which changes can be added, and the versions beside it.
+
+        None if there is none with the fingerprint that those beside it make today.
+        """
+        noted = None if self.layer in self.rebuilt else self.lake.newest(table)
+        if noted is None:
+            return None, {}
+        beside = self.lake.pins_beside(table)
+        if noted.fingerprint != fingerprint(beside):
+            return None, {}
+        published = self.previous.tables.get(table.name) if self.previous else None
+        is_published = published is not None and published.version == noted.version
+        return (published if is_published else self.lake.find(table)), beside
+
     def make(self, table: Table, fingerprint: str, write: Callable[[], Pin]) -> None:
         """Make a table current: take the version with this fingerprint, or let `write` make it."""
         if self.progress:
             self.progress.begin(table.name)
-        pin = self._up_to_date(table, fingerprint)
+        pin = None if self.layer in self.rebuilt else self._up_to_date(table, fingerprint)
         changed = pin is None
         if pin is None:
             if not self.may_build:
@@ -109,9 +166,13 @@ class Run:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def fingerprint(self, table: Table, reads: Sequence[Table], given: object) -> str:
-        inputs = {read.name: self.pins[read.name].content_hash for read in reads if read.name not in self.absent}
-        return content_fingerprint(code_version(), table.declaration_hash, inputs, given)
+    def fingerprint(
+        self, table: Table, reads: Sequence[Table], given: object, pins: Mapping[str, Pin] | None = None
+    ) -> str:
+        """What a table is made from: code, declaration, inputs (those of this run, if no others are named), values."""
+        pins = self.pins if pins is None else pins
+        inputs = {read.name: pins[read.name].content_hash for read in reads if read.name in pins}
+        return content_fingerprint(code_version(self.layer), table.declaration_hash, inputs, given)
 
     def _up_to_date(self, table: Table, fingerprint: str) -> Pin | None:
         published = self.previous.tables if self.previous else {}
@@ -136,12 +197,22 @@ class Run:
 
 
 @cache
-def code_version() -> str:
-    """A hash of the package's code and of the engine's version: other code may make other rows."""
+def code_version(layer: str) -> str:
+    """A hash of the code that makes a layer's tables and those before it, and of the engine's version."""
     digest = hashlib.sha256(pyspark.__version__.encode())
     for name, source in sorted(_python_files(resources.files("crm_spark"), "")):
-        digest.update(name.encode() + b"\0" + source.read_bytes())
+        if not _is_of_later(name, layer):
+            digest.update(name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()
+
+
+def _is_of_later(name: str, layer: str) -> bool:
+    """Whether a file belongs to a later layer, or to what makes no tables."""
+    folder, _, rest = name.rpartition("/")
+    owner = rest.removesuffix(".py") if folder == "stages" else folder.split("/")[0]
+    if not folder:
+        return rest in _WITHOUT_TABLES
+    return owner not in LAYERS[: LAYERS.index(layer) + 1]
 
 
 def _python_files(folder: Traversable, prefix: str) -> list[tuple[str, Traversable]]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import (
     CLEAN_CAMPAIGNS,
@@ -24,6 +25,7 @@ from crm_spark.cleaning.tables import (
     MONEY,
 )
 from crm_spark.config import Source
+from crm_spark.facts.customers import build_customer_days, build_customer_things
 from crm_spark.facts.tables import (
     DIM_CUSTOMERS,
     FACT_CONTACTS,
@@ -98,13 +100,15 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "known_at": "2026-10-01 12:00:00",
         "event": FACT_ORDER_LINES.name,
     }
-    | {column.name: 0 for column in FACT_CUSTOMER_DAYS.columns if column.type == "bigint"},
+    | {column.name: 0 for column in FACT_CUSTOMER_DAYS.columns if column.type == "bigint"}
+    | {"addition_no": 1},
     FACT_CUSTOMER_THINGS.name: {
         "customer_id": "c1",
         "kind": "category",
         "thing": "bread",
         "happened_on": "2026-10-01",
         "known_at": "2026-10-01 12:00:00",
+        "addition_no": 1,
         "event_count": 1,
     },
     DIM_CUSTOMERS.name: {
@@ -123,6 +127,12 @@ def rows_of(spark: SparkSession, table: Table, *rows: Mapping[str, object]) -> D
     assert all(set(row) <= names for row in given), f"a row names columns that {table.name} lacks"
     values = [tuple(_value(column, row.get(column.name)) for column in table.columns) for row in given]
     return declared_rows(spark, table, values)
+
+
+def ledgers_of(events: Mapping[str, DataFrame]) -> tuple[DataFrame, DataFrame]:
+    """The customer-days and -things of fact tables, by their names, that came in one go."""
+    came = {name: rows.withColumn("sign", F.lit(1)) for name, rows in events.items()}
+    return build_customer_days(came, {}, 1), build_customer_things(came, {}, 1)
 
 
 def features_of(spark: SparkSession, rows: pd.DataFrame, as_of: date = date(2026, 6, 1)) -> DataFrame:

@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from builders import rows_of
+from builders import ledgers_of, rows_of
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.tables import (
@@ -25,7 +25,7 @@ from crm_spark.cleaning.tables import (
     CLEAN_SERVICE_EVENTS,
     CLEAN_VISITS,
 )
-from crm_spark.facts.customers import build_customer_days, build_customer_things, build_customers
+from crm_spark.facts.customers import build_customers
 from crm_spark.facts.events import (
     build_contacts,
     build_feedback,
@@ -157,8 +157,8 @@ def facts_of(spark: SparkSession, business: Business) -> tuple[DataFrame, DataFr
         FACT_FEEDBACK.name: build_feedback(rows_of(spark, CLEAN_FEEDBACK, *business.feedback), NEW_YORK),
         FACT_VISITS.name: build_visits(rows_of(spark, CLEAN_VISITS, *business.visits), NEW_YORK),
     }
-    customers = build_customers(rows_of(spark, CLEAN_CUSTOMERS, *business.customers), events.values(), NEW_YORK)
-    return customers, build_customer_days(events), build_customer_things(events)
+    days, things = ledgers_of(events)
+    return build_customers(rows_of(spark, CLEAN_CUSTOMERS, *business.customers), days, NEW_YORK), days, things
 
 
 def expected_features(

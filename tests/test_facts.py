@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
-from builders import rows_of, utc
+from builders import ledgers_of, rows_of, utc
 from chispa import assert_df_equality
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,7 +22,7 @@ from crm_spark.cleaning.tables import (
     CLEAN_SERVICE_EVENTS,
     CLEAN_VISITS,
 )
-from crm_spark.facts.customers import build_customer_days, build_customer_things, build_customers
+from crm_spark.facts.customers import build_customers
 from crm_spark.facts.events import (
     build_contacts,
     build_feedback,
@@ -113,7 +113,7 @@ def test_returns_open_no_order_and_count_in_net_on_their_own_day(spark: SparkSes
         # Nothing paid is a purchase still.
         {"order_id": "o5", "amount": "0.00", "quantity": "1", "ordered_at": "2026-10-08 12:00:00"},
     )
-    days = build_customer_days({FACT_ORDER_LINES.name: lines})
+    days, _ = ledgers_of({FACT_ORDER_LINES.name: lines})
     actual = days.select(
         F.col("happened_on").cast("string"),
         "order_count",
@@ -229,7 +229,8 @@ def test_every_customer_whom_any_entity_names_is_there_once(spark: SparkSession)
         nothing(spark, CLEAN_CAMPAIGNS),
         NEW_YORK,
     )
-    everyone = build_customers(customers, [lines, contacts, responses], NEW_YORK)
+    events = {FACT_ORDER_LINES.name: lines, FACT_CONTACTS.name: contacts, FACT_RESPONSES.name: responses}
+    everyone = build_customers(customers, ledgers_of(events)[0], NEW_YORK)
     assert summarise(everyone, DIM_CUSTOMERS).violations == ()
     actual = everyone.select(
         "customer_id",
@@ -269,7 +270,7 @@ def test_things_are_counted_by_day_and_by_when_they_were_learned_of(spark: Spark
         {"happened_hour": 9, "happened_on": "2026-10-04", "channel": "email"},
         {"response_id": "r2", "happened_hour": 9, "happened_on": "2026-10-04"},
     )
-    actual = build_customer_things({FACT_ORDER_LINES.name: lines, FACT_RESPONSES.name: responses})
+    _, actual = ledgers_of({FACT_ORDER_LINES.name: lines, FACT_RESPONSES.name: responses})
     expected = rows_of(
         spark,
         FACT_CUSTOMER_THINGS,
@@ -314,7 +315,7 @@ def test_the_measures_of_the_days_add_up_to_the_lines_exactly(spark: SparkSessio
         for row in random_orders.to_dict("records")
     ]
     lines = lines_of(spark, *given, zone=NEW_YORK)
-    days = build_customer_days({FACT_ORDER_LINES.name: lines})
+    days, _ = ledgers_of({FACT_ORDER_LINES.name: lines})
     actual = {
         (row["customer_id"], row["happened_on"], row["known_at"].timestamp()): [row[name] for name in MEASURES]
         for row in days.collect()
@@ -389,7 +390,7 @@ def test_days_count_each_kind_of_event_by_itself(spark: SparkSession) -> None:
             "rated_day_sum": day_no, "rated_day_square_sum": day_no * day_no, "rating_day_sum_e4": day_no * 45000,
         },
     )  # fmt: skip
-    same(build_customer_days(events), expected)
+    same(ledgers_of(events)[0], expected)
 
 
 def test_a_session_is_of_its_first_day_and_what_it_came_to_is_known_as_its_actions_are(spark: SparkSession) -> None:
@@ -442,7 +443,7 @@ def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
         FACT_FEEDBACK.name: build_feedback(nothing(spark, CLEAN_FEEDBACK), "UTC"),
         FACT_VISITS.name: build_visits(nothing(spark, CLEAN_VISITS), "UTC"),
     }
-    everyone = build_customers(nothing(spark, CLEAN_CUSTOMERS), events.values(), "UTC")
-    made = [*events.values(), everyone, build_customer_days(events), build_customer_things(events)]
+    days, things = ledgers_of(events)
+    made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), days, "UTC"), days, things]
     counted = [frame.groupBy().count() for frame in made]
     assert [row["count"] for row in union_of(counted).collect()] == [0] * len(made)

@@ -6,12 +6,11 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from builders import rows_of, utc
+from builders import ledgers_of, rows_of, utc
 from business import NEW_YORK, Business, expected_features, facts_of, random_business
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.tables import CLEAN_ORDERS, CLEAN_PRODUCTS
-from crm_spark.facts.customers import build_customer_days, build_customer_things
 from crm_spark.facts.events import build_order_lines
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
 from crm_spark.features.customers import Cutoff, build_feature_customers
@@ -28,8 +27,7 @@ def features_of_orders(spark: SparkSession, orders: list[dict[str, object]], cut
     events = {FACT_ORDER_LINES.name: lines}
     features = build_feature_customers(
         rows_of(spark, DIM_CUSTOMERS, {"customer_id": "registered"}),
-        build_customer_days(events),
-        build_customer_things(events),
+        *ledgers_of(events),
         cutoffs,
         windows_days=[28],
     )

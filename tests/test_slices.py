@@ -69,6 +69,8 @@ class Histories:
         sign: int,
     ) -> None:
         own = [count if measure.event == event else 0 for count, measure in zip(counts, MEASURES, strict=True)]
+        if not any(own):  # an event always counts as something
+            own[[measure.event for measure in MEASURES].index(event)] = 1
         day = self.days.setdefault((customer, happened_on, known_at, event), [0] * len(MEASURES))
         for place, count in enumerate(own):
             day[place] += sign * count
@@ -80,10 +82,12 @@ class Histories:
             {"customer_id": customer, "registered_on": str(on), "registration_known_at": f"{on} 12:00:00"}
             for customer, on in self.customers
         ]
+        days = [(*key[:3], 1, *key[3:], *counts) for key, counts in self.days.items()]
+        things = [(*key, 1, count) for key, count in self.things.items() if count]
         return (
             rows_of(spark, DIM_CUSTOMERS, *registered),
-            declared_rows(spark, FACT_CUSTOMER_DAYS, [(*key, *counts) for key, counts in self.days.items()]),
-            declared_rows(spark, FACT_CUSTOMER_THINGS, [(*key, count) for key, count in self.things.items() if count]),
+            declared_rows(spark, FACT_CUSTOMER_DAYS, days),
+            declared_rows(spark, FACT_CUSTOMER_THINGS, things),
         )
 
 

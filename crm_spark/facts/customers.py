@@ -1,6 +1,12 @@
-"""What happened to each customer: who they are, their days, and the things they bought."""
+"""What happened to each customer: who they are, their days, and the things they bought.
 
-from collections.abc import Iterable, Mapping
+Days and things are ledgers: they only grow. An event counts from when the company learned of it. What an earlier
+cut-off did not see, though it would have by that instant (a late row, a correction, a row taken back), counts from when
+that cut-off was: so features of that day stay what they were, and later ones tell the truth.
+"""
+
+from collections.abc import Mapping
+from datetime import date, datetime
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -8,11 +14,11 @@ from pyspark.sql import functions as F
 from crm_spark.facts.events import parse_business_day
 from crm_spark.facts.measures import MEASURES, THING_KINDS
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
-from crm_spark.tables import conform, union_of
+from crm_spark.tables import Table, conform, local_rows, union_of
 
 
-def build_customers(customers: DataFrame, events: Iterable[DataFrame], time_zone: str) -> DataFrame:
-    """Rows: one per customer in the customer table or in any event.
+def build_customers(customers: DataFrame, customer_days: DataFrame, time_zone: str) -> DataFrame:
+    """Rows: one per customer in the customer table or in any event, be it one that was taken back.
 
     A registration without a date, known since always, counts from the beginning of time.
     """
@@ -24,36 +30,34 @@ def build_customers(customers: DataFrame, events: Iterable[DataFrame], time_zone
             "registration_known_at": F.coalesce("known_at", "signed_up_at", since_always),
         }
     )
-    named = union_of(rows.select("customer_id").distinct() for rows in events).distinct()
-    unregistered = named.join(registered, "customer_id", "left_anti")
+    unregistered = customer_days.select("customer_id").distinct().join(registered, "customer_id", "left_anti")
     everyone = registered.unionByName(unregistered.withColumn("is_registered", F.lit(False)), allowMissingColumns=True)
     return conform(everyone.select(*DIM_CUSTOMERS.column_names), DIM_CUSTOMERS)
 
 
-def build_customer_days(events: Mapping[str, DataFrame]) -> DataFrame:
-    """Rows: one per customer, business day, instant at which something of that day was learned, and kind of event.
+def build_customer_days(
+    changes: Mapping[str, DataFrame], slices: Mapping[date, datetime], addition_no: int
+) -> DataFrame:
+    """Rows: one per customer, business day, instant of learning and kind of event, of the events that changed.
 
-    `events` are the fact tables by name. Every measure is a whole number that adds over days; money counts in 1/10,000
-    of the currency.
+    `changes` are rows of fact tables, by their names, with a `sign`: 1 if they came, -1 if they went. `slices` are the
+    cut-offs that did not see them, with up to when rows counted as known. Every measure is a whole number that adds
+    over days; money counts in 1/10,000 of the currency.
     """
-    days = union_of(_add_up(rows, name) for name, rows in events.items())
-    return conform(days.select(*FACT_CUSTOMER_DAYS.column_names), FACT_CUSTOMER_DAYS)
+    days = union_of(_add_up(_as_learned(rows, slices), name) for name, rows in changes.items())
+    is_change = " OR ".join(f"{measure.name} <> 0" for measure in MEASURES)
+    return _as_ledger(days.where(is_change), addition_no, FACT_CUSTOMER_DAYS)
 
 
-def _add_up(events: DataFrame, name: str) -> DataFrame:
-    """The measures of one kind of event, and zeros for those of others."""
-    zero = F.lit(0).cast("bigint")
-    own = {m.name: F.sum(F.expr(f"cast(coalesce({m.counts}, 0) AS bigint)")) for m in MEASURES if m.event == name}
-    key = [column for column in FACT_CUSTOMER_DAYS.key if column != "event"]
-    counted = events.groupBy(*key).agg(*(total.alias(measure) for measure, total in own.items()))
-    others = {m.name: zero for m in MEASURES if m.event != name}
-    return counted.withColumns(others | {"event": F.lit(name)})
+def build_customer_things(
+    changes: Mapping[str, DataFrame], slices: Mapping[date, datetime], addition_no: int
+) -> DataFrame:
+    """Rows: one per customer, thing that events were about, business day and instant of learning.
 
-
-def build_customer_things(events: Mapping[str, DataFrame]) -> DataFrame:
-    """Rows: one per customer, thing that events were about, business day, and instant of learning."""
+    Arguments as of `build_customer_days`.
+    """
     days = union_of(
-        events[thing.event]
+        changes[thing.event]
         .where(thing.where)
         .select(
             "customer_id",
@@ -61,9 +65,41 @@ def build_customer_things(events: Mapping[str, DataFrame]) -> DataFrame:
             F.expr(thing.thing).alias("thing"),
             "happened_on",
             "known_at",
+            "sign",
         )
         for thing in THING_KINDS
-        if thing.event in events
+        if thing.event in changes
     )
-    counted = days.where("thing IS NOT NULL").groupBy(*FACT_CUSTOMER_THINGS.key).agg(F.count("*").alias("event_count"))
-    return conform(counted.select(*FACT_CUSTOMER_THINGS.column_names), FACT_CUSTOMER_THINGS)
+    key = [column for column in FACT_CUSTOMER_THINGS.key if column != "addition_no"]
+    counted = _as_learned(days.where("thing IS NOT NULL"), slices).groupBy(*key).agg(F.sum("sign").alias("event_count"))
+    return _as_ledger(counted.where("event_count <> 0"), addition_no, FACT_CUSTOMER_THINGS)
+
+
+def _as_learned(events: DataFrame, slices: Mapping[date, datetime]) -> DataFrame:
+    """The same rows, each known no earlier than a cut-off that would have seen it counted rows as known."""
+    if not slices:
+        return events
+    schema = "slices array<struct<as_of:date,known_until:timestamp>>"
+    cuts = [{"as_of": as_of, "known_until": known_until} for as_of, known_until in sorted(slices.items())]
+    known_at = (
+        "coalesce(array_max(transform(filter(slices, s -> happened_on < s.as_of AND known_at < s.known_until), "
+        "s -> s.known_until)), known_at)"
+    )
+    with_slices = events.crossJoin(F.broadcast(local_rows(events.sparkSession, schema, [(cuts,)])))
+    return with_slices.withColumn("known_at", F.expr(known_at)).drop("slices")
+
+
+def _add_up(events: DataFrame, name: str) -> DataFrame:
+    """The measures of one kind of event, and zeros for those of others."""
+    zero = F.lit(0).cast("bigint")
+    own = {m.name: F.expr(f"sum(cast(coalesce({m.counts}, 0) AS bigint) * sign)") for m in MEASURES if m.event == name}
+    key = [column for column in FACT_CUSTOMER_DAYS.key if column not in ("event", "addition_no")]
+    counted = events.groupBy(*key).agg(*(total.alias(measure) for measure, total in own.items()))
+    others = {m.name: zero for m in MEASURES if m.event != name}
+    return counted.withColumns(others | {"event": F.lit(name)})
+
+
+def _as_ledger(rows: DataFrame, addition_no: int, table: Table) -> DataFrame:
+    """The rows of one addition, in the order of days, so that readers of some days pass over the others."""
+    numbered = rows.withColumn("addition_no", F.lit(addition_no).cast("bigint"))
+    return conform(numbered.select(*table.column_names), table).sort("happened_on", "customer_id")

@@ -100,18 +100,22 @@ def build_feedback(feedback: DataFrame, time_zone: str) -> DataFrame:
     return conform(_add_days(dated, time_zone).select(*FACT_FEEDBACK.column_names), FACT_FEEDBACK)
 
 
+def add_sessions(visits: DataFrame, time_zone: str) -> DataFrame:
+    """The clean views and actions of customers; one without a session is of the session of its business day."""
+    own_day = F.date_format(parse_business_day(F.col("occurred_at"), time_zone), "yyyy-MM-dd")
+    return visits.where("customer_id IS NOT NULL").withColumn("session_id", F.coalesce("session_id", own_day))
+
+
 def build_visits(visits: DataFrame, time_zone: str) -> DataFrame:
     """Rows: one per clean view or action of a customer.
 
     A session is of the business day of its first action, which may move if an earlier one is learned of. Its opening,
     first cart and first purchase are those known first, so that they count from when they were known.
     """
-    own_day = F.date_format(parse_business_day(F.col("happened_at"), time_zone), "yyyy-MM-dd")
     dated = (
-        visits.where("customer_id IS NOT NULL")
+        add_sessions(visits, time_zone)
         .withColumnRenamed("occurred_at", "happened_at")
         .withColumn("known_at", F.coalesce("known_at", "happened_at"))
-        .withColumn("session_id", F.coalesce("session_id", own_day))
     )
     session = ["customer_id", "session_id"]
 

@@ -12,7 +12,7 @@ _KNOWN_AT = Column("known_at", "timestamp", "When the company learned of it (UTC
 
 DIM_CUSTOMERS = Table(
     name="dim_customers",
-    comment="One row per customer whom any entity names.",
+    comment="One row per customer whom any entity names or has named.",
     key=("customer_id",),
     columns=(
         _CUSTOMER,
@@ -141,14 +141,19 @@ FACT_VISITS = Table(
     ),
 )
 
+_LEARNED_AT = Column("known_at", "timestamp", "When the company learned of it, or that it was not so (UTC).")
+_ADDITION_NO = Column("addition_no", "bigint", "With which addition to the table it came, from 1; none goes.")
+
 FACT_CUSTOMER_DAYS = Table(
     name="fact_customer_days",
-    comment="One row per customer, business day, instant of learning and kind of event: whole numbers that add up.",
-    key=("customer_id", "happened_on", "known_at", "event"),
+    comment="One row per customer, business day, instant of learning, kind of event and addition: whole numbers that "
+    "add up; what was corrected is taken back by a row with negative ones.",
+    key=("customer_id", "happened_on", "known_at", "event", "addition_no"),
     columns=(
         _CUSTOMER,
         _HAPPENED_ON,
-        _KNOWN_AT,
+        _LEARNED_AT,
+        _ADDITION_NO,
         Column("event", "string", "The fact table that is counted; the measures of others are 0."),
         *(Column(measure.name, "bigint", measure.comment) for measure in MEASURES),
     ),
@@ -156,19 +161,21 @@ FACT_CUSTOMER_DAYS = Table(
 
 FACT_CUSTOMER_THINGS = Table(
     name="fact_customer_things",
-    comment="One row per customer, thing that events were about, business day and instant of learning.",
-    key=("customer_id", "kind", "thing", "happened_on", "known_at"),
+    comment="One row per customer, thing that events were about, business day, instant of learning and addition: "
+    "numbers that add up; what was corrected is taken back by a row with a negative one.",
+    key=("customer_id", "kind", "thing", "happened_on", "known_at", "addition_no"),
     columns=(
         _CUSTOMER,
         Column("kind", "string", f"What kind of thing: {', '.join(thing.kind for thing in THING_KINDS)}."),
         Column("thing", "string", "The thing."),
         _HAPPENED_ON,
-        _KNOWN_AT,
+        _LEARNED_AT,
+        _ADDITION_NO,
         Column("event_count", "bigint", "Events about it."),
     ),
 )
 
-# The tables of events, by which customers are known, whose days are counted and whose things are told apart.
+# The tables of events, whose days are counted and whose things are told apart.
 EVENTS = (FACT_ORDER_LINES, FACT_CONTACTS, FACT_RESPONSES, FACT_SERVICE_EVENTS, FACT_FEEDBACK, FACT_VISITS)
 
 TABLES = (DIM_CUSTOMERS, *EVENTS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)

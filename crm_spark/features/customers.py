@@ -266,7 +266,9 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days
     table = feature_customers(windows_days)
     is_known = (F.col("registered_on") < F.col("as_of")) & (F.col("registration_known_at") < F.col("known_until"))
     registered = customers.where("is_registered").join(F.broadcast(cuts), is_known).select(*_SLICE, *DEMOGRAPHICS)
-    everyone = registered.join(kept, _SLICE, "full").join(F.broadcast(cuts), "as_of")
+    # A customer of whom all was taken back is known no longer; of the base's registered ones `customers` tells anew.
+    is_seen = " OR ".join(f"{total.name} <> 0" for total in totals(windows_days) if total.first is None)
+    everyone = registered.join(kept.where(is_seen), _SLICE, "full").join(F.broadcast(cuts), "as_of")
     zeros = {total.name: "0" for total in totals(windows_days)} | {"gap_square_sum": "0"}
     zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
     filled = everyone.selectExpr(

@@ -46,7 +46,8 @@ def build_labels(
     Only cut-offs whose horizon has passed by `as_of` are labelled, by what was known before `known_until`.
     """
     is_known = F.col("known_at") < F.lit(known_until)
-    purchases = customer_days.where(is_known & (F.col("order_count") > 0)).drop("order_count")
+    days = customer_days.where(is_known).groupBy("customer_id", "happened_on").agg(F.sum("order_count").alias("count"))
+    purchases = days.where("count > 0").drop("count")
     parts = []
     for name, task in tasks.items():
         fold_of = dict.fromkeys(train_cutoffs(task, as_of), "train")

@@ -34,6 +34,7 @@ class _Entity:
     new: Sequence[SourceFiles]
     base: Mapping[str, Pin]
     made_of: object
+    rules: object
     cleaned: Callable[[], Cleaned]
 
 
@@ -58,6 +59,7 @@ def refresh_cleaning(run: Run) -> None:
         if name in fed
     ]
 
+    run.rules = {entity.name: entity.rules for entity in entities}
     run.side_by_side(*(partial(_update_entity, run, entity) for entity in entities))
     made_of = [entity.made_of for entity in entities]
     stored = [*(CLEAN[entity.name] for entity in entities), *(REJECTED[entity.name] for entity in entities)]
@@ -132,8 +134,10 @@ def _plan_entity(
     lake, rules = run.lake, site_rules(run.config, name)
     mapping = {files.name: files.source.model_dump(mode="json", exclude=OF_NO_ROW) for files in inputs}
 
+    made_by = [asdict(rules), mapping]
+
     def made_of(files: Sequence[LandedFile]) -> object:
-        return [asdict(rules), mapping, [(file.source, file.batch_id, file.fault) for file in files]]
+        return [*made_by, [(file.source, file.batch_id, file.fault) for file in files]]
 
     files = [file for file in landed if file.entity == name]
     done = [file for file in files if file in accounted]
@@ -162,7 +166,8 @@ def _plan_entity(
         with one_at_a_time:
             return clean()
 
-    return _Entity(name, new, base, made_of(files), cleaned)
+    left_out = {files.name: files.source.leave_out for files in inputs}
+    return _Entity(name, new, base, made_of(files), [*made_by, left_out], cleaned)
 
 
 def _update_entity(run: Run, entity: _Entity) -> None:

@@ -1,12 +1,16 @@
-"""The facts stage: events and who they happened to."""
+"""The facts stage: events and who they happened to. Only what changed in the clean tables is worked on."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import CLEAN
 from crm_spark.facts.customers import build_customer_days, build_customer_things, build_customers
 from crm_spark.facts.events import (
+    add_sessions,
     build_contacts,
     build_feedback,
     build_order_lines,
@@ -26,38 +30,115 @@ from crm_spark.facts.tables import (
     FACT_SERVICE_EVENTS,
     FACT_VISITS,
 )
+from crm_spark.lake import Pin
 from crm_spark.run import Run
+from crm_spark.tables import Table, union_of
 
-_BUILT_FROM = (
-    (FACT_ORDER_LINES, build_order_lines, ("orders", "products")),
-    (FACT_CONTACTS, build_contacts, ("contacts", "campaigns")),
-    (FACT_RESPONSES, build_responses, ("responses", "campaigns")),
-    (FACT_SERVICE_EVENTS, build_service_events, ("service_events",)),
-    (FACT_FEEDBACK, build_feedback, ("feedback",)),
-    (FACT_VISITS, build_visits, ("visits",)),
+
+@dataclass(frozen=True)
+class _Event:
+    """A fact table of events: the entity it tells of, and those that it joins by their keys.
+
+    A row depends on those rows of the entity that have the same `group`, and on no other.
+    """
+
+    table: Table
+    build: Callable[..., DataFrame]
+    entity: str
+    group: tuple[str, ...]
+    joins: tuple[str, ...] = ()
+
+    @property
+    def entities(self) -> tuple[str, ...]:
+        return (self.entity, *self.joins)
+
+    @property
+    def reads(self) -> list[Table]:
+        return [CLEAN[name] for name in self.entities]
+
+
+_EVENTS = (
+    _Event(FACT_ORDER_LINES, build_order_lines, "orders", ("order_id", "customer_id"), ("products",)),
+    _Event(FACT_CONTACTS, build_contacts, "contacts", ("contact_id",), ("campaigns",)),
+    _Event(FACT_RESPONSES, build_responses, "responses", ("response_id",), ("campaigns",)),
+    _Event(FACT_SERVICE_EVENTS, build_service_events, "service_events", ("event_id",)),
+    _Event(FACT_FEEDBACK, build_feedback, "feedback", ("feedback_id",)),
+    _Event(FACT_VISITS, build_visits, "visits", ("customer_id", "session_id")),
 )
+
+
+def facts_rules(run: Run) -> object:
+    """All that rows of facts depend on beside clean rows."""
+    return [run.config.business_time_zone, run.rules]
 
 
 def refresh_facts(run: Run) -> None:
     """Bring events, customers and their days up to date."""
     zone = run.config.business_time_zone
+    run.side_by_side(*(partial(_update_events, run, event) for event in _EVENTS))
     run.side_by_side(
-        *(
-            partial(run.update, table, partial(build, time_zone=zone), [CLEAN[name] for name in entities], zone)
-            for table, build, entities in _BUILT_FROM
-        )
+        partial(_update_ledger, run, FACT_CUSTOMER_DAYS, build_customer_days),
+        partial(_update_ledger, run, FACT_CUSTOMER_THINGS, build_customer_things),
     )
+    run.update(DIM_CUSTOMERS, partial(build_customers, time_zone=zone), [CLEAN["customers"], FACT_CUSTOMER_DAYS], zone)
 
-    def by_name(*events: DataFrame) -> dict[str, DataFrame]:
-        return {table.name: rows for table, rows in zip(EVENTS, events, strict=True)}
 
-    run.side_by_side(
-        lambda: run.update(
-            DIM_CUSTOMERS,
-            lambda customers, *events: build_customers(customers, events, zone),
-            [CLEAN["customers"], *EVENTS],
-            zone,
-        ),
-        lambda: run.update(FACT_CUSTOMER_DAYS, lambda *events: build_customer_days(by_name(*events)), EVENTS),
-        lambda: run.update(FACT_CUSTOMER_THINGS, lambda *events: build_customer_things(by_name(*events)), EVENTS),
-    )
+def _update_events(run: Run, event: _Event) -> None:
+    zone = run.config.business_time_zone
+    build = partial(event.build, time_zone=zone)
+
+    def build_all() -> DataFrame:
+        return build(*(run.read(table) for table in event.reads))
+
+    def change(base: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, DataFrame | None]:
+        group, key = list(event.group), list(event.table.key)
+        entity, *joined = (run.read(table) for table in event.reads)
+        touched = _touched_groups(run, event, before)
+        first = group[0]
+        # The range lets readers pass over files that hold none of them.
+        (low, high) = touched.agg(F.min(first), F.max(first)).collect()[0]
+        within = F.col(first).between(F.lit(low), F.lit(high))
+        rows = build(_grouped(event, entity, zone).where(within).join(touched, group, "left_semi"), *joined)
+        standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key)
+        if standing.isEmpty():
+            return rows, None
+        return rows, standing.join(rows, key, "left_anti")
+
+    run.grow(event.table, build_all, change, event.reads, [zone, [run.rules.get(name) for name in event.entities]])
+
+
+def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataFrame:
+    """The groups of an entity's rows that changed, or that join rows that did."""
+    zone = run.config.business_time_zone
+
+    def changes(table: Table) -> DataFrame | None:
+        old, new = before.get(table.name), run.pins.get(table.name)
+        is_changed = new is not None and (old is None or old.content_hash != new.content_hash)
+        return run.lake.row_changes(table, old, new) if new and is_changed else None
+
+    entity, *joins = event.reads
+    own = changes(entity)
+    groups = [_grouped(event, own, zone)] if own is not None else []
+    for table in joins:
+        changed = changes(table)
+        if changed is not None:
+            groups.append(_grouped(event, run.read(entity), zone).join(changed, list(table.key), "left_semi"))
+    return union_of(rows.select(*event.group) for rows in groups).distinct()
+
+
+def _grouped(event: _Event, rows: DataFrame, time_zone: str) -> DataFrame:
+    return add_sessions(rows, time_zone) if event.table is FACT_VISITS else rows
+
+
+def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame]) -> None:
+    def build_all() -> DataFrame:
+        return build({event.name: run.read(event).withColumn("sign", F.lit(1)) for event in EVENTS}, {}, 1)
+
+    def change(base: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, None]:
+        (newest,) = run.lake.query(f"SELECT max(addition_no) AS addition_no FROM {table.name}", base)  # noqa: S608
+        changed = {
+            event.name: run.lake.row_changes(event, before[event.name], run.pins[event.name]) for event in EVENTS
+        }
+        return build(changed, run.slices, (newest["addition_no"] or 0) + 1), None
+
+    run.grow(table, build_all, change, EVENTS, facts_rules(run))

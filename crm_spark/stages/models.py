@@ -17,7 +17,7 @@ from crm_spark.models.fit import (
     training_rows,
 )
 from crm_spark.models.imputation import add_last_known, build_imputations
-from crm_spark.models.labels import build_labels
+from crm_spark.models.labels import build_labels, task_cutoffs
 from crm_spark.models.matrix import matrix_rules
 from crm_spark.models.outliers import build_outlier_limits
 from crm_spark.models.rfm import fit_rfm_cut_points, score_rfm
@@ -52,6 +52,11 @@ def refresh_models(run: Run) -> None:
     outliers = {name: rule.model_dump() for name, rule in rules.outliers.items()}
     at_as_of = F.col("as_of") == F.lit(run.as_of)
     given = [tasks, run.as_of]
+    cutoffs = task_cutoffs(config.tasks.values(), run.as_of)
+
+    def needed(rows: DataFrame) -> DataFrame:
+        """The slices that this run's models ask for, of all that were made since the first refresh."""
+        return rows.where(F.col("as_of").isin(cutoffs))
 
     def current(rows: DataFrame) -> DataFrame:
         return rows.where(at_as_of)
@@ -103,7 +108,7 @@ def refresh_models(run: Run) -> None:
         @cache
         def fitted() -> list[FittedTask]:
             rows, labels = (fits.read(run.pins[table.name]) for table in learned_from)
-            return fit_tasks(config.tasks, rows, labels, run.as_of, rules, lake.uri, models_path)
+            return fit_tasks(config.tasks, needed(rows), labels, run.as_of, rules, lake.uri, models_path)
 
         for table, build in (
             (MODEL_REGISTRY, build_registry),
@@ -113,8 +118,12 @@ def refresh_models(run: Run) -> None:
             run.update(table, lambda rows, _, build=build: build(fitted(), rows), learned_from, given_fits)
         run.update(
             MODEL_SCORES,
-            partial(
-                build_scores,
+            lambda rows, labels, registry, tree_rules, coefficients: build_scores(
+                needed(rows),
+                labels,
+                registry,
+                tree_rules,
+                coefficients,
                 tasks=config.tasks,
                 imputation=rules.imputation,
                 as_of=run.as_of,
@@ -132,14 +141,14 @@ def refresh_models(run: Run) -> None:
 
         def build_segments(customers: DataFrame, _: DataFrame) -> DataFrame:
             rows, rfm = (fits.read(run.pins[table.name]) for table in grouped_by)
-            seen = buyers(add_last_known(rows, rules.imputation))
+            seen = buyers(add_last_known(needed(rows), rules.imputation))
             return build_candidates(fit_segments(seen, rfm, settings, rules, lake.uri, models_path), customers)
 
         run.update(SEGMENT_CANDIDATES, build_segments, grouped_by, given_fit)
         run.update(
             SEGMENT_CUSTOMERS,
             lambda rows, candidates: assign_segments(
-                current(add_last_known(rows, rules.imputation)), candidates, lake.uri
+                current(add_last_known(needed(rows), rules.imputation)), candidates, lake.uri
             ),
             [features, SEGMENT_CANDIDATES],
             [run.as_of, imputation],
@@ -149,7 +158,7 @@ def refresh_models(run: Run) -> None:
     # for, or a model that others do not depend on, can change without fitting them again.
     def update_preparations() -> None:
         def rows_by_use(rows: DataFrame, labels: DataFrame) -> dict[str, DataFrame]:
-            by_task = {f"tasks.{name}": training_rows(rows, labels, name, rules) for name in config.tasks}
+            by_task = {f"tasks.{name}": training_rows(needed(rows), labels, name, rules) for name in config.tasks}
             return by_task | {"segments": buyers(rows).select(*SEGMENT_FEATURES)}
 
         run.update(
