@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from crm_spark.config import Config, conf_dir, load_config, parse_date
+from crm_spark.config import Config, conf_dir, load_config, parse_date, parse_days, parse_instant
 from crm_spark.doctor import diagnose, find_java_home, fix, print_findings, provide_jdbc_driver
 from crm_spark.errors import ConfigError, CrmSparkError, MachineError
 
@@ -70,12 +70,57 @@ def refresh(
     allow_stale: Annotated[
         bool, typer.Option("--allow-stale", help="Publish also if a required source has no rows of the last day.")
     ] = False,
+    known_as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the date's features anew from what was known before this instant, and publish them.",
+            metavar="TIME",
+        ),
+    ] = None,
+    rebuild: Annotated[
+        str | None,
+        typer.Option(
+            help="Make features anew from their ledgers (features), or these, too, as if all rows had come in time "
+            "(facts).",
+            metavar="STAGE",
+        ),
+    ] = None,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
+    known_until = parse_instant(known_as_of, "--known-as-of") if known_as_of else None
     with _session(properties_file, config) as spark:
-        _run_refresh(spark, config, first_stage, last_stage, allow_stale=allow_stale)
+        _run_refresh(
+            spark,
+            config,
+            first_stage,
+            last_stage,
+            allow_stale=allow_stale,
+            known_as_of=known_until,
+            rebuild=rebuild,
+        )
+
+
+@app.command()
+def features(
+    conf: Annotated[Path, typer.Option(help="The data set's configuration.", metavar="FILE")],
+    first: Annotated[str, typer.Option("--from", help="The first cut-off.", metavar="DATE")],
+    last: Annotated[str, typer.Option("--to", help="The last cut-off, at most.", metavar="DATE")],
+    every: Annotated[str, typer.Option(help="How far they are apart.", metavar="DAYS")] = "7d",
+    lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="The date of the last refresh, instead of the configuration's or today.", metavar="DATE"),
+    ] = None,
+    settings: SettingsOption = None,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Make features for many past cut-offs in one pass. The next refresh publishes them and keeps them as they are."""
+    config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
+    days = parse_days(parse_date(first, "--from"), parse_date(last, "--to"), every)
+    with _session(properties_file, config) as spark:
+        _run_refresh(spark, config, "features", "features", backfill=days)
 
 
 @app.command("check-source")
@@ -246,14 +291,12 @@ def dictionary() -> None:
     typer.echo(data_dictionary(LAYER_TABLES), nl=False)
 
 
-def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str, *, allow_stale: bool = False) -> None:
+def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str, **options: Any) -> None:
     from crm_spark.progress import RunProgress
     from crm_spark.refresh import refresh as refresh_lake
 
     with RunProgress() as progress:
-        refreshed = refresh_lake(
-            spark, config, datetime.now(UTC), progress, first_stage, last_stage, allow_stale=allow_stale
-        )
+        refreshed = refresh_lake(spark, config, datetime.now(UTC), progress, first_stage, last_stage, **options)
     if refreshed.publication is not None:
         number, identifier = refreshed.publication.publication_no, refreshed.publication.publication_id
         _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")

@@ -6,7 +6,8 @@
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from datetime import date
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -362,6 +363,29 @@ def parse_date(text: str, name: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{name}: found {text!r}, expected a date such as 2017-12-31") from None
+
+
+def parse_instant(text: str, name: str) -> datetime:
+    """Raises: ConfigError: if the text is no instant with its distance from UTC."""
+    with suppress(ValueError):
+        instant = datetime.fromisoformat(text)
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
+    raise ConfigError(f"{name}: found {text!r}, expected an instant such as 2017-12-31T06:00:00Z or one with +01:00")
+
+
+def parse_days(first: date, last: date, every: str) -> list[date]:
+    """The days from `first` to `last` that lie so many days apart.
+
+    Raises:
+        ConfigError: if the distance is no number of days, or there is no such day.
+    """
+    step = re.fullmatch(r"([1-9]\d{0,3})d", every)
+    if step is None:
+        raise ConfigError(f"--every: found {every!r}, expected a number of days such as 7d")
+    if last < first:
+        raise ConfigError(f"--to: found {last}, expected a date from {first} on, as --from says")
+    return [first + timedelta(days=days) for days in range(0, (last - first).days + 1, int(step[1]))]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ PUBLICATIONS = Table(
 )
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
-_SMALL_COUNT = 100_000
+SMALL_COUNT = 100_000
 
 _NOTE_SETTING = "spark.databricks.delta.commitInfo.userMetadata"
 _one_merge = threading.Lock()
@@ -182,7 +182,7 @@ class Lake(PublishedLake):
             ContractError: if the rows break the declaration; the published version stays what it was.
         """
         rows = conform(rows, table)
-        if removed is not None and base.row_count < _SMALL_COUNT:  # sooner written anew than merged, in many jobs
+        if removed is not None and base.row_count < SMALL_COUNT:  # sooner written anew than merged, in many jobs
             key = list(table.key)
             gone = rows.select(*key).union(removed.select(*key))
             kept = self.read(base).join(gone, key, "left_anti")
@@ -197,7 +197,7 @@ class Lake(PublishedLake):
         else:
             self._merge(table, rows, removed, note)
         head = self._own_head(table, fingerprint)
-        is_large = base.row_count >= _SMALL_COUNT or self._count_rows(table.name, head.version) >= _SMALL_COUNT
+        is_large = base.row_count >= SMALL_COUNT or self._count_rows(table.name, head.version) >= SMALL_COUNT
         came, went = (
             summarise(part, table, is_large=is_large)
             for part in self.difference(base, Pin(table.name, head.version, fingerprint, "", 0))
@@ -374,7 +374,7 @@ class Lake(PublishedLake):
         fingerprint = str(head.fingerprint)
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
         rows = self.read(pin)
-        is_large = self._count_rows(table.name, head.version) >= _SMALL_COUNT
+        is_large = self._count_rows(table.name, head.version) >= SMALL_COUNT
         summary = summarise(rows if is_large else rows.coalesce(1), table, is_large=is_large)
         _raise_if_broken(table, summary)
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)

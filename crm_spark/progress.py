@@ -56,6 +56,7 @@ class StageProgress:
         self._bars = bars
         self._bar = bars.add_task(name, total=step_count, step="")
         self._written = self._unchanged = 0
+        self._told = ""
 
     def begin(self, step: str) -> None:
         self._bars.update(self._bar, step=step)
@@ -65,9 +66,13 @@ class StageProgress:
         self._unchanged += not changed
         self._bars.advance(self._bar)
 
+    def tell(self, text: str) -> None:
+        """Say more of what the stage did in its last line."""
+        self._told = f"; {text}"
+
     def finish(self) -> None:
         done = self._written + self._unchanged  # a stage has no tables for entities without a source
         self._bars.update(self._bar, step=self.summary(), total=done)
 
     def summary(self) -> str:
-        return f"{self._written} tables written, {self._unchanged} unchanged"
+        return f"{self._written} tables written, {self._unchanged} unchanged{self._told}"

@@ -72,6 +72,9 @@ def refresh(
     lake = Lake(spark, config.lake)
     with lake.locked():
         run = _start_run(lake, config, run_at)
+        late = max(backfill, default=run.as_of)
+        if late > run.as_of:
+            raise ConfigError(f"--to: found a cut-off on {late}, expected none after as_of, {run.as_of}")
         run.known_as_of, run.backfill = known_as_of, backfill
         run.rebuilt = set(_GROWING[_GROWING.index(rebuild) :]) if rebuild else set()
         run.allow_stale = allow_stale or last < len(names) - 1  # what is not published may be old

@@ -46,7 +46,6 @@ from crm_spark.facts.tables import (
 NEW_YORK = "America/New_York"
 _OPENED = datetime(2026, 5, 15, tzinfo=UTC)
 _LATE = (timedelta(0), timedelta(minutes=1), timedelta(days=1), timedelta(days=20))
-_CHANNEL_OF_CAMPAIGN = {"k1": "email", "k2": "mail", "k3": None}
 Row = dict[str, Any]
 
 
@@ -61,6 +60,12 @@ class Business:
     service_events: list[Row] = field(default_factory=list)
     feedback: list[Row] = field(default_factory=list)
     visits: list[Row] = field(default_factory=list)
+    products: list[Row] = field(
+        default_factory=lambda: [{"product_id": f"k{n}", "category": f"k{n}" if n else None} for n in range(8)]
+    )
+    campaigns: list[Row] = field(
+        default_factory=lambda: [{"campaign_id": "k1", "channel": "email"}, {"campaign_id": "k2", "channel": "mail"}]
+    )
 
 
 def random_business(seed: int) -> Business:
@@ -139,14 +144,8 @@ def random_business(seed: int) -> Business:
 
 def facts_of(spark: SparkSession, business: Business) -> tuple[DataFrame, DataFrame, DataFrame]:
     """The customers, their days and their things as the facts layer makes them."""
-    products = rows_of(
-        spark, CLEAN_PRODUCTS, *({"product_id": f"k{n}", "category": f"k{n}" if n else None} for n in range(8))
-    )
-    campaigns = rows_of(
-        spark,
-        CLEAN_CAMPAIGNS,
-        *({"campaign_id": name, "channel": channel} for name, channel in _CHANNEL_OF_CAMPAIGN.items()),
-    )
+    products = rows_of(spark, CLEAN_PRODUCTS, *business.products)
+    campaigns = rows_of(spark, CLEAN_CAMPAIGNS, *business.campaigns)
     events = {
         FACT_ORDER_LINES.name: build_order_lines(rows_of(spark, CLEAN_ORDERS, *business.orders), products, NEW_YORK),
         FACT_CONTACTS.name: build_contacts(rows_of(spark, CLEAN_CONTACTS, *business.contacts), campaigns, NEW_YORK),
@@ -178,6 +177,7 @@ class _Seen:
 
     def __init__(self, business: Business, as_of: date, known_until: datetime) -> None:
         self.as_of, self.known_until = as_of, known_until
+        self.category_of = {row["product_id"]: row["category"] for row in business.products}
         self.registered = {
             row["customer_id"]: row
             for row in self._visible(business.customers, "signed_up_at", _own_day("signed_up_at"))
@@ -306,7 +306,7 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "rated_day_square_sum": sum(_day_no(row) ** 2 for row in rated),
         "rating_day_sum": sum((_day_no(row) * row["rating"] for row in rated), Decimal(0)),
         "rating_trend": _slope([(_day_no(row), float(row["rating"])) for row in rated]),
-        "categories": _listed(purchases, lambda row: row["product_id"] if row["product_id"] != "k0" else None),
+        "categories": _listed(purchases, lambda row: seen.category_of[row["product_id"]]),
         "stores": _listed(purchases, lambda row: row["store_id"]),
         "channels": _listed(orders, lambda row: row["channel"]),
         "response_hours": _listed(own(seen.responses), lambda row: f"{_local(row['at']):%H}"),
@@ -381,7 +381,7 @@ def _windowed(
         "discount_share": _ratio(discount, discount + net),
         "discounted_line_share": _ratio(len(discounted), len(purchases)),
         "return_line_share": _ratio(len(returns), len(purchases) + len(returns)),
-        "category_count": len({row["product_id"] for row in purchases} - {"k0"}),
+        "category_count": len({seen.category_of[row["product_id"]] for row in purchases} - {None}),
         "store_count": len({row["store_id"] for row in purchases} - {None}),
         "contact_count": len(contacts),
         "response_count": len(responses),

@@ -1,10 +1,10 @@
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
-from crm_spark.config import Config, conf_dir, load_config, parse_date
+from crm_spark.config import Config, conf_dir, load_config, parse_date, parse_days, parse_instant
 from crm_spark.errors import ConfigError
 
 SITE = """\
@@ -253,3 +253,22 @@ def test_an_impossible_date_names_its_option_and_what_was_found(text: str) -> No
     with pytest.raises(ConfigError) as caught:
         parse_date(text, "--as-of")
     assert str(caught.value) == f"--as-of: found {text!r}, expected a date such as 2017-12-31"
+
+
+def test_an_instant_says_how_far_from_utc_it_is() -> None:
+    assert parse_instant("2026-03-01T06:00:00+01:00", "--known-as-of") == datetime(2026, 3, 1, 5, tzinfo=UTC)
+    assert parse_instant("2026-03-01T06:00Z", "--known-as-of") == datetime(2026, 3, 1, 6, tzinfo=UTC)
+    for text in ("2026-03-01T06:00:00", "2026-03-01", "yesterday"):
+        with pytest.raises(ConfigError, match=rf"^--known-as-of: found '{text}', expected an instant such as"):
+            parse_instant(text, "--known-as-of")
+
+
+def test_cut_offs_lie_so_many_days_apart() -> None:
+    first = date(2026, 2, 20)
+    assert parse_days(first, date(2026, 3, 7), "7d") == [first, date(2026, 2, 27), date(2026, 3, 6)]
+    assert parse_days(first, first, "1d") == [first]
+    with pytest.raises(ConfigError, match=r"^--to: found 2026-02-19, expected a date from 2026-02-20 on"):
+        parse_days(first, date(2026, 2, 19), "7d")
+    for every in ("7", "0d", "d", "-7d", "7 days"):
+        with pytest.raises(ConfigError, match=rf"^--every: found '{every}', expected a number of days"):
+            parse_days(first, first, every)

@@ -80,6 +80,7 @@ def refresh_facts(run: Run) -> None:
         partial(_update_ledger, run, FACT_CUSTOMER_DAYS, build_customer_days),
         partial(_update_ledger, run, FACT_CUSTOMER_THINGS, build_customer_things),
     )
+    run.lake.spark.catalog.clearCache()  # what was noted of changed groups
     run.update(DIM_CUSTOMERS, partial(build_customers, time_zone=zone), [CLEAN["customers"], FACT_CUSTOMER_DAYS], zone)
 
 
@@ -93,7 +94,7 @@ def _update_events(run: Run, event: _Event) -> None:
     def change(base: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, DataFrame | None]:
         group, key = list(event.group), list(event.table.key)
         entity, *joined = (run.read(table) for table in event.reads)
-        touched = _touched_groups(run, event, before)
+        touched = _touched_groups(run, event, before).persist()
         first = group[0]
         # The range lets readers pass over files that hold none of them.
         (low, high) = touched.agg(F.min(first), F.max(first)).collect()[0]
@@ -102,6 +103,7 @@ def _update_events(run: Run, event: _Event) -> None:
         standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key)
         if standing.isEmpty():
             return rows, None
+        rows = rows.persist()
         return rows, standing.join(rows, key, "left_anti")
 
     run.grow(event.table, build_all, change, event.reads, [zone, [run.rules.get(name) for name in event.entities]])
@@ -141,4 +143,4 @@ def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame]) -> N
         }
         return build(changed, run.slices, (newest["addition_no"] or 0) + 1), None
 
-    run.grow(table, build_all, change, EVENTS, facts_rules(run))
+    run.grow(table, build_all, change, EVENTS, facts_rules(run), is_ledger=True)

@@ -18,6 +18,8 @@ from crm_spark.stages.sources import cutoffs_of
 from crm_spark.tables import union_of
 
 _LEDGERS = (FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
+# To plan a slice from another takes some ten seconds, whatever the data; a pass over fewer rows takes less.
+MANY_ROWS = 1_000_000
 _READS = (DIM_CUSTOMERS, *_LEDGERS)
 
 
@@ -47,11 +49,12 @@ def refresh_features(run: Run) -> None:
     def write() -> Pin:
         base, before = run.base(table, lambda _: fingerprint(run.slices))
         if base is None:
+            _tell(run, made=len(cutoffs), kept=0)
             return run.lake.write(table, _build_slices(run, cutoffs), wanted, beside)
         standing = [cut for cut in cutoffs if run.slices.get(cut.as_of) == cut.known_until]
-        only_grew = all(run.lake.only_grew(before[ledger.name], run.pins[ledger.name]) for ledger in _LEDGERS)
         new = [cut for cut in cutoffs if cut not in standing]
-        rows = _continue_slices(run, run.lake.read(base), standing if only_grew else [], new)
+        rows = _continue_slices(run, run.lake.read(base), standing if _can_continue(run, before) else [], new)
+        _tell(run, made=len(new), kept=len(standing))
         replaced = [cut.as_of for cut in new if cut.as_of in run.slices]
         removed = run.lake.read(base).where(F.col("as_of").isin(replaced)) if replaced else None
         return run.lake.change(table, base, rows, removed, wanted, beside)
@@ -62,6 +65,19 @@ def refresh_features(run: Run) -> None:
             f"as_of {run.as_of}: found no customer known before it; expected history: choose a later --as-of, or "
             "map known_at in the sources if their rows were known long before they were taken in"
         )
+
+
+def _tell(run: Run, made: int, kept: int) -> None:
+    if run.progress:
+        run.progress.tell(f"cut-offs: {made} made, {kept} kept")
+
+
+def _can_continue(run: Run, before: Mapping[str, Pin]) -> bool:
+    """Whether slices follow from others: sooner than from all days where these are many, and if ledgers only grew."""
+    now = [run.pins[ledger.name] for ledger in _LEDGERS]
+    return sum(pin.row_count for pin in now) >= MANY_ROWS and all(
+        run.lake.only_grew(before[pin.name], pin) for pin in now
+    )
 
 
 def _continue_slices(run: Run, features: DataFrame, standing: Sequence[Cutoff], new: Sequence[Cutoff]) -> DataFrame:
