@@ -6,20 +6,17 @@ told; pandas, which does the same in memory, is held against them by its number 
 
 import argparse
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
+from measuring import Measured, run_side, say, tell
 
-_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _NEXT_LINES = 100_000
 _COLUMNS = {
     "order_id": "receipt",
@@ -35,14 +32,6 @@ _COLUMNS = {
     "returned_order_id": "return_of",
     "currency": "currency",
 }
-
-
-class Measured(NamedTuple):
-    """Seconds of the work, of the engine's start, and the most memory of all processes of a side."""
-
-    seconds: float
-    start_seconds: float
-    peak_mib: float
 
 
 def main() -> None:
@@ -76,7 +65,7 @@ def _generated(folder: Path, lines: int) -> list[Path]:
     shop = folder / f"shop_{lines}"
     marker = folder / f"shop_{lines}.done"
     if not marker.exists():
-        _say(f"generating {lines:,} order lines (kept in {folder})")
+        say(f"generating {lines:,} order lines (kept in {folder})")
         shutil.rmtree(shop, ignore_errors=True)
         command = [sys.executable, "-c", "from crm_spark.cli import main; main()", "generate"]
         options = {
@@ -100,17 +89,17 @@ def _compare_engines(files: Path, work: Path, rounds: int) -> None:
         for side in _SIDES if number == 0 else ("crm_spark", "duckdb"):
             out = work / side
             shutil.rmtree(out, ignore_errors=True)
-            measured = _run(side, files, out)
-            best[side] = min(measured, best.get(side, measured))
+            measured = run_side(__file__, side, files, out)
+            best[side] = min(measured, best.get(side, measured), key=lambda run: run.seconds["work"])
         if number == 0:
-            _say(f"\n{_compare(work):,} rows, equal in crm_spark and DuckDB; none rejected")
-    _say(f"{'side':<12}{'seconds':>9}{'start':>8}{'peak MiB':>10}{'ratio':>8}")
+            say(f"\n{_compare(work):,} rows, equal in crm_spark and DuckDB; none rejected")
+    say(f"{'side':<12}{'seconds':>9}{'start':>8}{'peak MiB':>10}{'ratio':>8}")
     for side, measured in best.items():
-        ratio = measured.seconds / best["duckdb"].seconds
-        _say(
-            f"{side:<12}{measured.seconds:>9.1f}{measured.start_seconds:>8.1f}{measured.peak_mib:>10,.0f}{ratio:>8.2f}"
-        )
-    _say(f"crm_spark takes {best['crm_spark'].seconds / best['duckdb'].seconds:.2f} times DuckDB's time")
+        work_seconds, start_seconds = measured.seconds["work"], measured.seconds["start"]
+        ratio = work_seconds / best["duckdb"].seconds["work"]
+        say(f"{side:<12}{work_seconds:>9.1f}{start_seconds:>8.1f}{measured.peak_mib:>10,.0f}{ratio:>8.2f}")
+    ratio = best["crm_spark"].seconds["work"] / best["duckdb"].seconds["work"]
+    say(f"crm_spark takes {ratio:.2f} times DuckDB's time")
 
 
 def _compare_lakes(small: Path, large: Path, work: Path) -> None:
@@ -124,47 +113,14 @@ def _compare_lakes(small: Path, large: Path, work: Path) -> None:
     seconds: dict[str, list[float]] = {kind: [] for kind in batches}
     for name, files in (("small", small), ("large", large)):
         lake = work / f"lake_{name}"
-        _run("crm_spark", files, lake)
+        run_side(__file__, "crm_spark", files, lake)
         for number, (kind, lines) in enumerate(batches.items()):
             (files / f"orders_next_{number}.csv").write_text(header + "".join(lines))
-            seconds[kind].append(_run("crm_spark", files, lake).seconds)
-            _say(f"next {len(lines):,} lines of {kind} in the {name} lake: {seconds[kind][-1]:.1f} s")
+            seconds[kind].append(run_side(__file__, "crm_spark", files, lake).seconds["work"])
+            say(f"next {len(lines):,} lines of {kind} in the {name} lake: {seconds[kind][-1]:.1f} s")
     for kind, (small_seconds, large_seconds) in seconds.items():
         ratio = large_seconds / small_seconds
-        _say(f"a batch of {kind} costs {ratio:.2f} times as much in the lake that holds ten times as much")
-
-
-def _run(side: str, files: Path, out: Path) -> Measured:
-    with tempfile.NamedTemporaryFile() as told:
-        command = [sys.executable, __file__, "--side", side, str(files), str(out), told.name]
-        process = subprocess.Popen(command, start_new_session=True)
-        peak_mib, ended = [0.0], threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(0.2):
-                peak_mib[0] = max(peak_mib[0], _memory_mib(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        code = process.wait()
-        ended.set()
-        watcher.join()
-        if code:
-            sys.exit(f"{side} ended with {code}")
-        seconds, start_seconds = map(float, Path(told.name).read_text().split())
-        return Measured(seconds, start_seconds, peak_mib[0])
-
-
-def _memory_mib(session: int) -> float:
-    pages = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            pages += int(fields[21])
-    return pages * _PAGE_MIB
+        say(f"a batch of {kind} costs {ratio:.2f} times as much in the lake that holds ten times as much")
 
 
 def _compare(work: Path) -> int:
@@ -214,7 +170,7 @@ def _by_crm_spark(files: str, out: str, told: str) -> None:
     )
     with RunProgress(Console(stderr=True)) as progress:
         refresh(spark, moved, datetime.now(UTC), progress, last_stage="cleaning")
-    _tell(told, time.monotonic() - started, started - began)
+    tell(told, work=time.monotonic() - started, start=started - began)
     spark.stop()
 
 
@@ -228,7 +184,7 @@ def _by_duckdb(files: str, out: str, told: str) -> None:
         "QUALIFY row_number() OVER (PARTITION BY order_id, line_no ORDER BY amount DESC, ordered_at) = 1"
     )
     duckdb.connect().execute(f"COPY ({query}) TO '{out}/clean.parquet' (FORMAT parquet)")
-    _tell(told, time.monotonic() - began, 0)
+    tell(told, work=time.monotonic() - began, start=0)
 
 
 def _by_pandas(files: str, out: str, told: str) -> None:
@@ -244,16 +200,7 @@ def _by_pandas(files: str, out: str, told: str) -> None:
         rows[name] = pd.to_numeric(rows[name])
     rows = rows.sort_values("paid").drop_duplicates(["receipt", "position"], keep="last")
     rows.to_parquet(f"{out}/clean.parquet", index=False)
-    _tell(told, time.monotonic() - began, 0)
-
-
-def _tell(told: str, *seconds: float) -> None:
-    Path(told).write_text(" ".join(map(str, seconds)))
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    tell(told, work=time.monotonic() - began, start=0)
 
 
 _SIDES = {"crm_spark": _by_crm_spark, "duckdb": _by_duckdb, "pandas": _by_pandas}

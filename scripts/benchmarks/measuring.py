@@ -1,0 +1,63 @@
+"""What benchmarks share: a side runs in a process of its own, which tells its times, and its memory is watched."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+_PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Measured(NamedTuple):
+    """Seconds of each step that a side tells, and the most memory of all its processes."""
+
+    seconds: dict[str, float]
+    peak_mib: float
+
+
+def run_side(script: str, side: str, *paths: Path) -> Measured:
+    """Run `script --side SIDE PATH... TOLD`, which writes its steps' seconds to the file TOLD; see `tell`."""
+    with tempfile.NamedTemporaryFile() as told:
+        command = [sys.executable, script, "--side", side, *map(str, paths), told.name]
+        process = subprocess.Popen(command, start_new_session=True)
+        peak_mib, ended = [0.0], threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.2):
+                peak_mib[0] = max(peak_mib[0], _memory_mib(process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        code = process.wait()
+        ended.set()
+        watcher.join()
+        if code:
+            sys.exit(f"{side} ended with {code}")
+        return Measured(json.loads(Path(told.name).read_text()), peak_mib[0])
+
+
+def tell(told: str, **seconds: float) -> None:
+    """Hand the steps' seconds to the process that started this one."""
+    Path(told).write_text(json.dumps(seconds))
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _memory_mib(session: int) -> float:
+    pages = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            pages += int(fields[21])
+    return pages * _PAGE_MIB
