@@ -113,6 +113,7 @@ def random_business(seed: int) -> Business:
     for number in range(500):
         at, campaign = instant(), one_of("k1", "k2", "k3")
         row = {"contact_id": f"t{number}", "customer_id": someone(), "campaign_id": campaign, "sent_at": at}
+        row["channel"] = one_of(None, "email", "mail")
         business.contacts.append(known(row, at))
     for number in range(500):
         at, campaign = instant(), one_of("k1", "k2", "k3")
@@ -121,7 +122,8 @@ def random_business(seed: int) -> Business:
     for number in range(200):
         at = instant()
         row = {
-            "event_id": f"s{number}", "customer_id": someone(), "started_at": at, "kind": one_of(None, "complaint"),
+            "event_id": f"s{number}", "customer_id": someone(), "started_at": at,
+            "kind": one_of(None, "complaint", "question"),
             "duration_seconds": one_of(None, 0, 90), "is_resolved": one_of(None, True, False),
         }  # fmt: skip
         business.service_events.append(known(row, at))
@@ -178,6 +180,7 @@ class _Seen:
     def __init__(self, business: Business, as_of: date, known_until: datetime) -> None:
         self.as_of, self.known_until = as_of, known_until
         self.category_of = {row["product_id"]: row["category"] for row in business.products}
+        self.channel_of = {row["campaign_id"]: row["channel"] for row in business.campaigns}
         self.registered = {
             row["customer_id"]: row
             for row in self._visible(business.customers, "signed_up_at", _own_day("signed_up_at"))
@@ -309,6 +312,9 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "categories": _listed(purchases, lambda row: seen.category_of[row["product_id"]]),
         "stores": _listed(purchases, lambda row: row["store_id"]),
         "channels": _listed(orders, lambda row: row["channel"]),
+        "contact_channels": _listed(own(seen.contacts), lambda row: row["channel"]),
+        "response_channels": _listed(own(seen.responses), lambda row: seen.channel_of.get(row["campaign_id"])),
+        "service_kinds": _listed(own(seen.service), lambda row: row["kind"]),
         "response_hours": _listed(own(seen.responses), lambda row: f"{_local(row['at']):%H}"),
         "response_weekdays": _listed(own(seen.responses), lambda row: f"{row['day']:%a}"),
     }
@@ -321,6 +327,8 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
     hour, weekday = (next(iter(features[name]), None) for name in ("response_hours", "response_weekdays"))
     features["best_response_hour"] = int(hour["thing"]) if hour else None
     features["best_response_weekday"] = weekday and weekday["thing"]
+    for top, listed in (("best_response_channel", "response_channels"), ("top_service_kind", "service_kinds")):
+        features[top] = next((entry["thing"] for entry in features[listed]), None)
     of_days = {
         "purchase": orders, "contact": own(seen.contacts), "response": own(seen.responses),
         "service": own(seen.service), "feedback": own(seen.feedback), "session": own(seen.visits),

@@ -280,6 +280,7 @@ def test_things_are_counted_by_day_and_by_when_they_were_learned_of(spark: Spark
         {"kind": "channel", "thing": "web", "known_at": "2026-10-03 00:00:00"},
         {"thing": "bread", "happened_on": "2026-10-04"},
         {"kind": "store", "thing": "s1", "happened_on": "2026-10-04"},
+        {"kind": "response_channel", "thing": "email", "happened_on": "2026-10-04"},
         {"kind": "response_hour", "thing": "09", "happened_on": "2026-10-04", "event_count": 2},
         {"kind": "response_weekday", "thing": "Sun", "happened_on": "2026-10-04", "event_count": 2},
     )

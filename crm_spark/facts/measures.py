@@ -118,6 +118,9 @@ THING_KINDS = (
     ThingKind("category", "fact_order_lines", "category", "NOT is_return"),
     ThingKind("store", "fact_order_lines", "store_id", "NOT is_return"),
     ThingKind("channel", "fact_order_lines", "channel", "is_order_opening"),
+    ThingKind("contact_channel", "fact_contacts", "channel"),
+    ThingKind("response_channel", "fact_responses", "channel"),
     ThingKind("response_hour", "fact_responses", "lpad(cast(happened_hour AS string), 2, '0')"),
     ThingKind("response_weekday", "fact_responses", "date_format(happened_on, 'E')"),
+    ThingKind("service_kind", "fact_service_events", "kind"),
 )

@@ -124,8 +124,11 @@ THING_LISTS = (
     ThingList("categories", "category", "Product categories bought", count="category_count"),
     ThingList("stores", "store", "Stores bought in", count="store_count"),
     ThingList("channels", "channel", "Channels ordered through"),
+    ThingList("contact_channels", "contact_channel", "Channels of marketing contacts received"),
+    ThingList("response_channels", "response_channel", "Channels of the marketing responded to"),
     ThingList("response_hours", "response_hour", "Hours of the business's day in which they responded"),
     ThingList("response_weekdays", "response_weekday", "Days of the week on which they responded"),
+    ThingList("service_kinds", "service_kind", "Kinds of contacts with the service"),
 )
 
 _SPAN = "cast(datediff(last_purchase_on, first_purchase_on) AS bigint)"
@@ -272,6 +275,13 @@ DERIVED = (
         "no contact",
     ),
     Derived(
+        "best_response_channel",
+        "string",
+        "get(response_channels, 0).thing",
+        "The channel of the marketing that they responded to most often",
+        "no response to marketing of a known channel",
+    ),
+    Derived(
         "best_response_hour",
         "int",
         "cast(get(response_hours, 0).thing AS int)",
@@ -286,6 +296,9 @@ DERIVED = (
         "no response",
     ),
     # Service and feedback.
+    Derived(
+        "top_service_kind", "string", "get(service_kinds, 0).thing", "The most frequent kind of contact", "no kind"
+    ),
     Derived(
         "service_recency_days",
         "int",
