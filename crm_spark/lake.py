@@ -175,7 +175,7 @@ class Lake(PublishedLake):
         """Add rows to a version of a table, and check those alone.
 
         Without `removed`, no row may have a key that stands there. With it, rows take the place of those with their
-        key, and the rows whose keys are `removed` go. It costs what the files cost in which such keys may stand.
+        key, and the other rows whose keys are `removed` go. It costs what the files cost in which such keys may stand.
         The commit notes what belongs `beside` it, as `write` does.
 
         Raises:
@@ -328,7 +328,8 @@ class Lake(PublishedLake):
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
         key = list(table.key)
         first = key[0]
-        gone = removed.select(*key).withColumn("_is_gone", F.lit(True))
+        # A row that takes the place of another is no row that goes: a merge takes one of a key.
+        gone = removed.select(*key).join(rows.select(*key), key, "left_anti").withColumn("_is_gone", F.lit(True))
         source = rows.withColumn("_is_gone", F.lit(False)).unionByName(gone, allowMissingColumns=True)
         ((low, high),) = source.agg(F.min(first), F.max(first)).collect()
         # The range lets Delta pass over files that hold none of these keys.

@@ -86,10 +86,10 @@ def refresh(
             with progress.stage(name, len(stage.tables)) as run.progress:
                 run.may_build = index >= first
                 stage.refresh(run)
-        if run.known_until < knowable_until(run, run.as_of):
+        if run.is_behind or run.known_until < knowable_until(run, run.as_of):
             progress.say(
-                f"{run.as_of} was published before, as known until {run.known_until:%Y-%m-%d %H:%M} UTC: "
-                "what was learned later counts from the next --as-of on"
+                f"{run.as_of} has features already, of what was known until {run.known_until:%Y-%m-%d %H:%M} UTC: what "
+                "was learned later counts from the next --as-of on (--known-as-of or --rebuild facts change that)"
             )
         publication = run.publication()
         previous = run.previous

@@ -62,6 +62,8 @@ class Run:
     progress: StageProgress | None = None
     # Whether it goes on though a required source has no rows of the last day.
     allow_stale: bool = False
+    # Whether something came that the features of `as_of` do not tell, as they stay as they were made.
+    is_behind: bool = False
     # False in the stages before --from: what they make must be there already.
     may_build: bool = True
 
@@ -96,18 +98,24 @@ class Run:
         given: object = None,
         *,
         is_ledger: bool = False,
+        ledgers: Sequence[Table] = (),
     ) -> None:
         """Make a table current by what changed: `update` for tables that would cost too much to make anew.
 
         `change` gets the version before and those of `reads` that it was made from, and gives the rows to add or to
         replace, and those whose keys go (see `Lake.change`). Where other rules made that version, `build` makes all;
-        so it does where rows are few, as that is sooner done, but for a ledger, which knows more than its inputs.
+        so it does where rows are few, as that is sooner done, but for a ledger, which knows more than its inputs; and
+        where one of the `ledgers` that it was made from was made anew.
         """
         fingerprint = self.fingerprint(table, reads, given)
         beside = [self.pins[read.name] for read in reads if read.name not in self.absent]
 
         def write() -> Pin:
-            base, before = self.base(table, lambda pins: self.fingerprint(table, reads, given, pins))
+            base, before = self.base(
+                table,
+                lambda noted, pins: noted.fingerprint == self.fingerprint(table, reads, given, pins),
+                ledgers,
+            )
             if base is None or (base.row_count < SMALL_COUNT and not is_ledger):
                 return self.lake.write(table, build(), fingerprint, beside)
             rows, removed = change(base, before)
@@ -116,17 +124,21 @@ class Run:
         self.make(table, fingerprint, write)
 
     def base(
-        self, table: Table, fingerprint: Callable[[Mapping[str, Pin]], str]
+        self, table: Table, is_made_so: Callable[[Pin, Mapping[str, Pin]], bool], ledgers: Sequence[Table]
     ) -> tuple[Pin | None, Mapping[str, Pin]]:
         """The newest version to which changes can be added, and the versions beside it.
 
-        None if there is none with the fingerprint that those beside it make today.
+        None if there is none, if it and those beside it were not made as today, or if one of the `ledgers` did not
+        just grow since.
         """
         noted = None if self.layer in self.rebuilt else self.lake.newest(table)
         if noted is None:
             return None, {}
         beside = self.lake.pins_beside(table)
-        if noted.fingerprint != fingerprint(beside):
+        if not is_made_so(noted, beside) or not all(
+            ledger.name in beside and self.lake.only_grew(beside[ledger.name], self.pins[ledger.name])
+            for ledger in ledgers
+        ):
             return None, {}
         published = self.previous.tables.get(table.name) if self.previous else None
         is_published = published is not None and published.version == noted.version

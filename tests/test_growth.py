@@ -1,6 +1,6 @@
 """Facts and features from day to day: what is learned later changes no slice that was made, and the next tells it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from datetime import date, datetime, timedelta
@@ -16,13 +16,15 @@ from crm_spark.cleaning.tables import CLEAN, HAPPENED_AT
 from crm_spark.config import Config, conf_dir, load_config
 from crm_spark.facts.tables import EVENTS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
 from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
-from crm_spark.lake import Lake, Pin
+from crm_spark.lake import Lake, Pin, Publication
 from crm_spark.run import Run
 from crm_spark.stages.facts import refresh_facts
 from crm_spark.stages.features import refresh_features, stored_slices
 
 WINDOWS = (7, 28)
 FEATURES = feature_customers(WINDOWS)
+Stages = Sequence[tuple[str, Callable[[Run], None]]]
+STAGES: Stages = (("facts", refresh_facts), ("features", refresh_features))
 FIRST = date(2026, 10, 1)
 LEDGERS = (FACT_CUSTOMER_DAYS.name, FACT_CUSTOMER_THINGS.name)
 ORIGIN = {"source": "test", "batch_id": "b1"}
@@ -44,6 +46,7 @@ class Growing:
         )
         self.stored: dict[str, dict[tuple[object, ...], Row]] = {}
         self.pins: dict[str, Pin] = {}
+        self.previous: Publication | None = None
 
     def follow(self, business: Business) -> None:
         """Bring the clean tables to what the business says now, by as few changes as cleaning would make."""
@@ -62,7 +65,7 @@ class Growing:
                 pin = self.lake.change(table, self.pins[table.name], rows, gone, number)
             self.stored[entity], self.pins[table.name] = now, pin
 
-    def refresh(self, as_of: date, known_until: datetime, **settings: Any) -> Run:
+    def refresh(self, as_of: date, known_until: datetime, stages: Stages = STAGES, **settings: Any) -> Run:
         run = Run(
             config=self.config,
             lake=self.lake,
@@ -70,7 +73,7 @@ class Growing:
             known_until=known_until,
             learned_until=known_until,
             run_at=known_until,
-            previous=None,
+            previous=self.previous,
             pins=dict(self.pins),
             absent={table.name for entity, table in CLEAN.items() if entity not in ENTITIES},
             rules=dict.fromkeys(ENTITIES, "as ever"),
@@ -81,8 +84,9 @@ class Growing:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("run.SMALL_COUNT", "lake.SMALL_COUNT", "stages.features.MANY_ROWS"):
                 patch.setattr(f"crm_spark.{name}", 0)
-            for run.layer, refresh in (("facts", refresh_facts), ("features", refresh_features)):
+            for run.layer, refresh in stages:
                 refresh(run)
+        self.previous = run.publication()
         return run
 
 
@@ -205,11 +209,14 @@ def test_slices_made_anew_from_the_ledgers_are_the_same_to_the_bit(growing: Grow
         assert anew.pins[name] == second.pins[name]
 
 
-def test_events_are_those_that_all_clean_rows_give(growing: Growing, second: Run) -> None:
-    anew = growing.refresh(second.as_of, second.known_until, rebuilt={"facts"})
-    for table in EVENTS:
-        assert anew.pins[table.name].version > second.pins[table.name].version
-        assert anew.pins[table.name].content_hash == second.pins[table.name].content_hash, table.name
+def test_a_day_known_otherwise_replaces_its_slice_alone(growing: Growing, first: Run, second: Run) -> None:
+    earlier = growing.refresh(second.as_of, midnight_after(first.as_of))
+    told = slices_of(earlier)
+    assert {row["known_until"] for row in told[second.as_of].values()} == {midnight_after(first.as_of)}
+    assert told[second.as_of] != slices_of(second)[second.as_of]
+    again = growing.refresh(second.as_of, second.known_until)
+    assert slices_of(again)[second.as_of] == slices_of(second)[second.as_of]
+    assert slices_of(again)[first.as_of] == told[first.as_of]
 
 
 def test_ledgers_only_grow(growing: Growing, first: Run, second: Run) -> None:
@@ -219,6 +226,20 @@ def test_ledgers_only_grow(growing: Growing, first: Run, second: Run) -> None:
 
 
 def test_the_same_rows_again_write_nothing(growing: Growing, second: Run) -> None:
-    again = growing.refresh(second.as_of, second.known_until)
-    once_more = growing.refresh(second.as_of, second.known_until)
-    assert again.pins == once_more.pins
+    assert growing.previous is not None
+    before = dict(growing.previous.tables)
+    assert growing.refresh(second.as_of, second.known_until).pins == before
+
+
+def test_ledgers_made_anew_make_every_slice_anew_as_if_all_had_come_in_time(
+    growing: Growing, business: Business, first: Run, second: Run
+) -> None:
+    # Ended after the facts: the next run finds that the ledgers are others.
+    anew = growing.refresh(second.as_of, second.known_until, stages=[("facts", refresh_facts)], rebuilt={"facts"})
+    for table in EVENTS:
+        assert anew.pins[table.name].version > second.pins[table.name].version
+        assert anew.pins[table.name].content_hash == second.pins[table.name].content_hash, table.name
+    told = slices_of(growing.refresh(second.as_of, second.known_until))
+    now = amended(known_before(business, second.known_until))
+    for as_of in (first.as_of, second.as_of):
+        assert_told(told[as_of], now, as_of, midnight_after(as_of))

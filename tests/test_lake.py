@@ -13,7 +13,7 @@ import deltalake
 import pytest
 from builders import count_by_pyarrow_datasets, read_by_delta_rs, rows_of, utc
 from chispa import assert_df_equality
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import crm_spark.lake
@@ -106,7 +106,7 @@ def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSes
 def changing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small tables are written anew: both ways are tried."""
     if request.param == "merged":
-        monkeypatch.setattr(crm_spark.lake, "_SMALL_COUNT", 0)
+        monkeypatch.setattr(crm_spark.lake, "SMALL_COUNT", 0)
     return request.param
 
 
@@ -117,7 +117,8 @@ def test_a_change_adds_replaces_and_removes_rows_and_its_summary_is_that_of_the_
     # What a killed run left is no part of the change.
     lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(8)), None, "killed")
     rows = rows_of(spark, PEOPLE, a_person(1, age_years=41), a_person(9, email=None))
-    removed = rows_of(spark, PEOPLE, a_person(2), a_person(7)).select("person_id")
+    # One key goes, one is not there, and one comes again in another row.
+    removed = rows_of(spark, PEOPLE, a_person(2), a_person(7), a_person(1)).select("person_id")
     pin = lake.change(PEOPLE, base, rows, removed, "f2")
     ages = {row["person_id"]: row["age_years"] for row in lake.read(pin).collect()}
     assert ages == {"p0": 40, "p1": 41, "p3": 40, "p9": 40}
@@ -134,6 +135,25 @@ def test_rows_that_are_only_added_leave_all_files_as_they_are(spark: SparkSessio
     came, went = lake.difference(base, pin)
     assert ([row["person_id"] for row in came.collect()], went.count()) == (["p2"], 0)
     assert (pin.row_count, pin.content_hash) == (2, summarise(lake.read(pin), PEOPLE).content_hash)
+
+
+def test_row_changes_are_rows_that_differ_and_not_those_that_were_written_again(
+    spark: SparkSession, lake: Lake, changing: str
+) -> None:
+    base = lake.write(PEOPLE, rows_of(spark, PEOPLE, *map(a_person, range(4))).coalesce(1), "f1")
+    rows = rows_of(spark, PEOPLE, a_person(1, age_years=41), a_person(9))
+    pin = lake.change(PEOPLE, base, rows, rows_of(spark, PEOPLE, a_person(2)), "f2")
+
+    def told(changes: DataFrame) -> set[tuple[object, ...]]:
+        return {(row["person_id"], row["age_years"], row["sign"]) for row in changes.collect()}
+
+    assert told(lake.row_changes(PEOPLE, base, pin)) == {("p1", 40, -1), ("p1", 41, 1), ("p2", 40, -1), ("p9", 40, 1)}
+    assert told(lake.row_changes(PEOPLE, pin, pin)) == set()
+    assert len(told(lake.row_changes(PEOPLE, None, pin))) == 4
+    assert not lake.only_grew(base, pin)
+    grown = lake.change(PEOPLE, pin, rows_of(spark, PEOPLE, a_person(5)), None, "f3")
+    assert told(lake.row_changes(PEOPLE, pin, grown)) == {("p5", 40, 1)}
+    assert lake.only_grew(pin, grown)
 
 
 @pytest.mark.parametrize("removes", [False, True])

@@ -1,5 +1,6 @@
 """One run: what is up to date is taken, what is not is made."""
 
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -10,10 +11,11 @@ import pytest
 from builders import rows_of, utc
 from pyspark.sql import DataFrame
 
+import crm_spark.run
 from crm_spark.config import Config, load_config
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.lake import Lake
-from crm_spark.run import Run
+from crm_spark.run import Run, code_version
 from crm_spark.session import conf_dir
 from crm_spark.tables import Column, Table
 
@@ -174,3 +176,32 @@ def test_updates_side_by_side_run_at_once_and_an_error_is_raised_when_none_runs_
     with pytest.raises(LakeError, match="no"):
         run.side_by_side(fail, write)
     assert done == [1]
+
+
+@pytest.mark.parametrize(
+    ("file", "layer", "counts"),
+    [
+        ("features/declared.py", "facts", False),
+        ("features/declared.py", "features", True),
+        ("features/declared.py", "marts", True),
+        ("stages/features.py", "facts", False),
+        ("stages/features.py", "features", True),
+        ("sources/landing.py", "features", True),
+        ("lake.py", "sources", True),
+        ("config.py", "sources", True),
+        ("cli.py", "marts", False),
+        ("report/build.py", "marts", False),
+        ("generator/shop.py", "marts", False),
+        ("stages/__init__.py", "marts", False),
+    ],
+)
+def test_other_code_makes_anew_its_own_layer_and_later_ones(
+    file: str, layer: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "crm_spark"
+    shutil.copytree(Path(crm_spark.run.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(crm_spark.run.resources, "files", lambda name: package)
+    before = code_version.__wrapped__(layer)
+    changed = package / file
+    changed.write_text(changed.read_text() + "# a comment\n")
+    assert (code_version.__wrapped__(layer) != before) == counts

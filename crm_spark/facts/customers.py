@@ -8,13 +8,13 @@ that cut-off was: so features of that day stay what they were, and later ones te
 from collections.abc import Mapping
 from datetime import date, datetime
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.facts.events import parse_business_day
 from crm_spark.facts.measures import MEASURES, THING_KINDS
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
-from crm_spark.tables import Table, conform, local_rows, union_of
+from crm_spark.tables import Table, conform, union_of
 
 
 def build_customers(customers: DataFrame, customer_days: DataFrame, time_zone: str) -> DataFrame:
@@ -76,17 +76,14 @@ def build_customer_things(
 
 
 def _as_learned(events: DataFrame, slices: Mapping[date, datetime]) -> DataFrame:
-    """The same rows, each known no earlier than a cut-off that would have seen it counted rows as known."""
-    if not slices:
-        return events
-    schema = "slices array<struct<as_of:date,known_until:timestamp>>"
-    cuts = [{"as_of": as_of, "known_until": known_until} for as_of, known_until in sorted(slices.items())]
-    known_at = (
-        "coalesce(array_max(transform(filter(slices, s -> happened_on < s.as_of AND known_at < s.known_until), "
-        "s -> s.known_until)), known_at)"
-    )
-    with_slices = events.crossJoin(F.broadcast(local_rows(events.sparkSession, schema, [(cuts,)])))
-    return with_slices.withColumn("known_at", F.expr(known_at)).drop("slices")
+    """The same rows, each known no earlier than up to when any cut-off after it counted rows as known."""
+    earliest: list[Column] = []
+    last_known_until = None
+    for as_of, known_until in sorted(slices.items(), reverse=True):
+        if last_known_until is None or known_until > last_known_until:
+            earliest.append(F.when(F.col("happened_on") < F.lit(as_of), F.lit(known_until)))
+            last_known_until = known_until
+    return events.withColumn("known_at", F.greatest("known_at", *earliest)) if earliest else events
 
 
 def _add_up(events: DataFrame, name: str) -> DataFrame:

@@ -77,7 +77,7 @@ def build_next_slice(
     later, and no customer is gone.
 
     Raises:
-        ValueError: if the base is not before the cut-off, in both times.
+        ValueError: if the base is after the cut-off, in one of both times.
         ContractError: if the result does not match the declaration of `feature_customers`.
     """
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", [astuple(cutoff)])
@@ -132,8 +132,8 @@ class _Step:
         seen = ledger.where(self._is_seen(self.cutoff))
         changing = seen.where(reduce(or_, left, is_new)).withColumn("is_new", is_new)
         if late is not None:
-            theirs = seen.join(F.broadcast(late), "customer_id", "left_semi").withColumn("is_new", F.lit(True))
-            changing = changing.join(F.broadcast(late), "customer_id", "left_anti").unionByName(theirs)
+            theirs = seen.join(late, "customer_id", "left_semi").withColumn("is_new", F.lit(True))
+            changing = changing.join(late, "customer_id", "left_anti").unionByName(theirs)
         return changing
 
     def _is_new(self) -> Column:

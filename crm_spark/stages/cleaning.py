@@ -167,7 +167,8 @@ def _plan_entity(
             return clean()
 
     left_out = {files.name: files.source.leave_out for files in inputs}
-    return _Entity(name, new, base, made_of(files), [*made_by, left_out], cleaned)
+    row_rules = [rules.currency, [asdict(check) for check in rules.reject], mapping, left_out]
+    return _Entity(name, new, base, made_of(files), row_rules, cleaned)
 
 
 def _update_entity(run: Run, entity: _Entity) -> None:

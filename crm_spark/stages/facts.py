@@ -1,6 +1,6 @@
-"""The facts stage: events and who they happened to. Only what changed in the clean tables is worked on."""
+"""The facts stage: events and who they happened to, brought up to date by what changed in the clean tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,19 +67,22 @@ _EVENTS = (
 )
 
 
-def facts_rules(run: Run) -> object:
-    """All that rows of facts depend on beside clean rows."""
-    return [run.config.business_time_zone, run.rules]
+# Those that tell of events, or that events join.
+ENTITIES = sorted({name for event in _EVENTS for name in event.entities})
+
+
+def rules_of(run: Run, entities: Iterable[str]) -> object:
+    """All that facts of some entities depend on beside their clean rows."""
+    return [run.config.business_time_zone, {name: run.rules.get(name) for name in entities}]
 
 
 def refresh_facts(run: Run) -> None:
     """Bring events, customers and their days up to date."""
     zone = run.config.business_time_zone
     run.side_by_side(*(partial(_update_events, run, event) for event in _EVENTS))
-    run.side_by_side(
-        partial(_update_ledger, run, FACT_CUSTOMER_DAYS, build_customer_days),
-        partial(_update_ledger, run, FACT_CUSTOMER_THINGS, build_customer_things),
-    )
+    # Where one is made anew, so is the other, also if the run ends between them.
+    _update_ledger(run, FACT_CUSTOMER_THINGS, build_customer_things)
+    _update_ledger(run, FACT_CUSTOMER_DAYS, build_customer_days, after=[FACT_CUSTOMER_THINGS])
     run.lake.spark.catalog.clearCache()  # what was noted of changed groups
     run.update(DIM_CUSTOMERS, partial(build_customers, time_zone=zone), [CLEAN["customers"], FACT_CUSTOMER_DAYS], zone)
 
@@ -103,10 +106,9 @@ def _update_events(run: Run, event: _Event) -> None:
         standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key)
         if standing.isEmpty():
             return rows, None
-        rows = rows.persist()
-        return rows, standing.join(rows, key, "left_anti")
+        return rows.persist(), standing
 
-    run.grow(event.table, build_all, change, event.reads, [zone, [run.rules.get(name) for name in event.entities]])
+    run.grow(event.table, build_all, change, event.reads, rules_of(run, event.entities))
 
 
 def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataFrame:
@@ -132,7 +134,7 @@ def _grouped(event: _Event, rows: DataFrame, time_zone: str) -> DataFrame:
     return add_sessions(rows, time_zone) if event.table is FACT_VISITS else rows
 
 
-def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame]) -> None:
+def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame], after: Sequence[Table] = ()) -> None:
     def build_all() -> DataFrame:
         return build({event.name: run.read(event).withColumn("sign", F.lit(1)) for event in EVENTS}, {}, 1)
 
@@ -143,4 +145,4 @@ def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame]) -> N
         }
         return build(changed, run.slices, (newest["addition_no"] or 0) + 1), None
 
-    run.grow(table, build_all, change, EVENTS, facts_rules(run), is_ledger=True)
+    run.grow(table, build_all, change, [*EVENTS, *after], rules_of(run, ENTITIES), is_ledger=True, ledgers=after)

@@ -1,6 +1,6 @@
 """The features stage: one slice of customers a cut-off. Slices stay as they were made; only new ones are made."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 from pyspark.sql import DataFrame
@@ -10,10 +10,10 @@ from crm_spark.errors import SourceError
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
 from crm_spark.features.customers import Cutoff, build_feature_customers, build_next_slice
 from crm_spark.features.tables import feature_customers
-from crm_spark.lake import Lake, Pin
+from crm_spark.lake import Lake, Pin, content_fingerprint
 from crm_spark.models.labels import task_cutoffs
 from crm_spark.run import Run
-from crm_spark.stages.facts import facts_rules
+from crm_spark.stages.facts import ENTITIES, rules_of
 from crm_spark.stages.sources import cutoffs_of
 from crm_spark.tables import union_of
 
@@ -34,32 +34,34 @@ def stored_slices(lake: Lake, windows_days: Sequence[int]) -> dict[date, datetim
 
 def refresh_features(run: Run) -> None:
     """Bring the slices of all cut-offs that tasks ask for up to date, and keep those that stand."""
-    table = feature_customers(run.config.features.windows_days)
-    needed = {*task_cutoffs(run.config.tasks.values(), run.as_of), *run.backfill}
-    cutoffs = [cut for cut in cutoffs_of(run, sorted(needed | set(run.slices))) if cut.as_of != run.as_of]
-    cutoffs = sorted([*cutoffs, Cutoff(run.as_of, run.known_until)])
-
-    def fingerprint(slices: Mapping[date, datetime]) -> str:
-        made_of = [run.config.features.windows_days, facts_rules(run), sorted(slices.items())]
-        return run.fingerprint(table, [], made_of)
-
-    wanted = fingerprint({cut.as_of: cut.known_until for cut in cutoffs})
+    windows = run.config.features.windows_days
+    table = feature_customers(windows)
+    made_by = run.fingerprint(table, [], [windows, rules_of(run, [*ENTITIES, "customers"])])
+    base, before = run.base(table, lambda noted, _: noted.fingerprint.startswith(made_by), _LEDGERS)
+    needed = {*task_cutoffs(run.config.tasks.values(), run.as_of), *run.backfill, *run.slices}
+    past = cutoffs_of(run, sorted(needed - {run.as_of}))
+    cutoffs = sorted([*past, Cutoff(run.as_of, run.known_until)])
+    kept = [cut for cut in cutoffs if base and run.slices.get(cut.as_of) == cut.known_until]
+    new = [cut for cut in cutoffs if cut not in kept]
+    fingerprint = f"{made_by}:{content_fingerprint([(cut.as_of, cut.known_until) for cut in cutoffs])}"
     beside = [run.pins[read.name] for read in _READS]
 
     def write() -> Pin:
-        base, before = run.base(table, lambda _: fingerprint(run.slices))
+        if run.progress:
+            run.progress.tell(f"cut-offs: {len(new)} made, {len(kept)} kept")
         if base is None:
-            _tell(run, made=len(cutoffs), kept=0)
-            return run.lake.write(table, _build_slices(run, cutoffs), wanted, beside)
-        standing = [cut for cut in cutoffs if run.slices.get(cut.as_of) == cut.known_until]
-        new = [cut for cut in cutoffs if cut not in standing]
-        rows = _continue_slices(run, run.lake.read(base), standing if _can_continue(run, before) else [], new)
-        _tell(run, made=len(new), kept=len(standing))
-        replaced = [cut.as_of for cut in new if cut.as_of in run.slices]
-        removed = run.lake.read(base).where(F.col("as_of").isin(replaced)) if replaced else None
-        return run.lake.change(table, base, rows, removed, wanted, beside)
+            return run.lake.write(table, _build_slices(run, new), fingerprint, beside)
+        features = run.lake.read(base)
+        is_replaced = F.col("as_of").isin([cut.as_of for cut in new if cut.as_of in run.slices])
+        removed = features.where(is_replaced) if run.slices.keys() & {cut.as_of for cut in new} else None
+        return run.lake.change(table, base, _continue_slices(run, features, kept, new), removed, fingerprint, beside)
 
-    run.make(table, wanted, write)
+    if base is None:
+        run.rebuilt = {*run.rebuilt, run.layer}
+    run.make(table, fingerprint, write)
+    run.is_behind = Cutoff(run.as_of, run.known_until) in kept and any(
+        before[ledger.name].content_hash != run.pins[ledger.name].content_hash for ledger in _LEDGERS
+    )
     if run.read(table).where(F.col("as_of") == F.lit(run.as_of)).isEmpty():
         raise SourceError(
             f"as_of {run.as_of}: found no customer known before it; expected history: choose a later --as-of, or "
@@ -67,28 +69,17 @@ def refresh_features(run: Run) -> None:
         )
 
 
-def _tell(run: Run, made: int, kept: int) -> None:
-    if run.progress:
-        run.progress.tell(f"cut-offs: {made} made, {kept} kept")
-
-
-def _can_continue(run: Run, before: Mapping[str, Pin]) -> bool:
-    """Whether slices follow from others: sooner than from all days where these are many, and if ledgers only grew."""
-    now = [run.pins[ledger.name] for ledger in _LEDGERS]
-    return sum(pin.row_count for pin in now) >= MANY_ROWS and all(
-        run.lake.only_grew(before[pin.name], pin) for pin in now
-    )
-
-
-def _continue_slices(run: Run, features: DataFrame, standing: Sequence[Cutoff], new: Sequence[Cutoff]) -> DataFrame:
-    """The slices of new cut-offs: each from the nearest that stands before it; those that have none, in one pass."""
-    windows = run.config.features.windows_days
+def _continue_slices(run: Run, features: DataFrame, kept: Sequence[Cutoff], new: Sequence[Cutoff]) -> DataFrame:
+    """The slices of new cut-offs: each from the nearest kept one before it; those that have none, in one pass."""
+    row_count = sum(run.pins[ledger.name].row_count for ledger in _LEDGERS)
+    bases = kept if row_count >= MANY_ROWS else []
+    base_of = {cut: max((base for base in bases if _is_before(base, cut)), default=None) for cut in new}
     customers, days, things = (run.read(table) for table in _READS)
-    bases = {cut: max((old for old in standing if _is_before(old, cut)), default=None) for cut in new}
+    windows = run.config.features.windows_days
     parts = [
-        build_next_slice(customers, days, things, features, base, cut, windows) for cut, base in bases.items() if base
+        build_next_slice(customers, days, things, features, base, cut, windows) for cut, base in base_of.items() if base
     ]
-    without = [cut for cut, base in bases.items() if base is None]
+    without = [cut for cut, base in base_of.items() if base is None]
     return union_of([*parts, *([_build_slices(run, without)] if without else [])])
 
 
