@@ -70,5 +70,5 @@ def test_where_all_are_alike_or_nothing_is_known_the_score_is_in_between_or_what
 
 @pytest.mark.parametrize("feature", ["net_amount_365d", "top_category", "categories", "as_of"])
 def test_a_part_is_a_numeric_feature(feature: str) -> None:
-    with pytest.raises(ConfigError, match=f"value.purchase.feature: found '{feature}', expected a numeric column"):
+    with pytest.raises(ConfigError, match=f"value.purchase.feature: found no such numeric feature as '{feature}', exp"):
         check_value_parts({"purchase": ValuePart(feature=feature, weight=1)}, [28])

@@ -1,6 +1,7 @@
 """Tables of the features layer. Windowed columns follow the windows of the configuration."""
 
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 
 from crm_spark.checks import Check
 from crm_spark.cleaning.tables import MONEY
@@ -49,6 +50,12 @@ def number_names(windows_days: Sequence[int]) -> list[str]:
     """The columns of `feature_customers` that are numbers."""
     numbers = ("int", "bigint", "double", MONEY)
     return [column.name for column in feature_customers(windows_days).columns if column.type in numbers]
+
+
+def nearest_names(name: str, names: Sequence[str]) -> str:
+    """The few of many columns that are spelt most like a name, as an error says them."""
+    nearest = get_close_matches(name, names, n=5, cutoff=0)
+    return f"one such as {', '.join(nearest)} (docs/data-dictionary.md lists all)"
 
 
 def _derived_columns(windows_days: Sequence[int]) -> Iterator[Column]:

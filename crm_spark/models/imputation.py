@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.config import Imputation
 from crm_spark.errors import ConfigError
-from crm_spark.features.tables import feature_customers
+from crm_spark.features.tables import feature_customers, nearest_names
 from crm_spark.models.tables import MODEL_IMPUTATIONS
 from crm_spark.tables import declared_rows
 
@@ -37,7 +37,7 @@ def imputation_rules(
         if name not in may_miss:
             raise ConfigError(
                 f"imputation.{name}: found no such feature, or one that is never missing; "
-                f"expected one of: {', '.join(may_miss)}"
+                f"expected {nearest_names(name, may_miss)}"
             )
         _check_type(name, rule, is_text=types[name] == "string")
     found = {name: declared.get(name) or declared.get(_WINDOW.sub("", name)) for name in may_miss}

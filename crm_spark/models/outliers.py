@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.config import Outlier
 from crm_spark.errors import ConfigError
-from crm_spark.features.tables import number_names
+from crm_spark.features.tables import nearest_names, number_names
 from crm_spark.models.imputation import literal, only_row
 from crm_spark.models.tables import MODEL_OUTLIER_LIMITS
 from crm_spark.tables import declared_rows
@@ -30,7 +30,9 @@ def check_outlier_rules(declared: Mapping[str, Outlier], windows_days: Sequence[
     numbers = number_names(windows_days)
     for name in declared:
         if name not in numbers:
-            raise ConfigError(f"outliers.{name}: found no such numeric feature, expected one of: {', '.join(numbers)}")
+            raise ConfigError(
+                f"outliers.{name}: found no such numeric feature, expected {nearest_names(name, numbers)}"
+            )
 
 
 def fit_limits(rows: DataFrame, rules: Mapping[str, Outlier]) -> dict[str, Limits]:

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.config import ValuePart
 from crm_spark.errors import ConfigError
-from crm_spark.features.tables import number_names
+from crm_spark.features.tables import nearest_names, number_names
 from crm_spark.models.imputation import only_row
 from crm_spark.models.tables import MODEL_VALUE_LIMITS, SCORE_VALUE
 from crm_spark.tables import conform, declared_rows
@@ -23,8 +23,8 @@ def check_value_parts(parts: Mapping[str, ValuePart], windows_days: Sequence[int
     for name, part in parts.items():
         if part.feature not in numbers:
             raise ConfigError(
-                f"value.{name}.feature: found {part.feature!r}, expected a numeric column of feature_customers such as "
-                "net_amount"
+                f"value.{name}.feature: found no such numeric feature as {part.feature!r}, expected "
+                f"{nearest_names(part.feature, numbers)}"
             )
 
 
