@@ -80,7 +80,7 @@ def refresh(
         run.allow_stale = allow_stale or last < len(names) - 1  # what is not published may be old
         for index, (name, stage) in enumerate(STAGES.items()):
             if index > last:
-                progress.say(f"stopped after {last_stage}; nothing published (run without --to to publish)")
+                progress.say(f"stopped after {last_stage}; nothing is published before a refresh runs to the end")
                 return Refreshed(None, is_new=False)
             run.layer = name
             with progress.stage(name, len(stage.tables)) as run.progress:

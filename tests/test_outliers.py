@@ -148,7 +148,5 @@ def test_a_few_whose_returns_exceed_their_purchases_are_a_segment_unless_capped(
 @pytest.mark.parametrize("name", ["colour", "age_band", "as_of", "net_amount_13d"])
 def test_a_rule_for_no_numeric_feature_is_refused(name: str) -> None:
     config = load_config(SHIPPED, [f"outliers.{name}={{ by = 'robust_z', above = 3.5 }}"])
-    with pytest.raises(
-        ConfigError, match=f"^outliers.{name}: found no such numeric feature, expected one such as "
-    ):
+    with pytest.raises(ConfigError, match=f"^outliers.{name}: found no such numeric feature, expected one such as "):
         matrix_rules(config)

@@ -58,7 +58,7 @@ def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("stopped") / "lake"
     stopped, log = refreshed(spark, shop, path, last_stage="features")
     assert stopped == Refreshed(None, is_new=False)
-    assert log[-1] == "stopped after features; nothing published (run without --to to publish)"
+    assert log[-1] == "stopped after features; nothing is published before a refresh runs to the end"
     taken_up, log = refreshed(spark, shop, path, LATER, first_stage="features")
     assert taken_up.is_new
     assert [line.split(":")[0] for line in log] == list(STAGES)
@@ -162,7 +162,7 @@ def test_a_changed_rule_fits_anew_what_asks_for_it_and_nothing_else(
 
 
 def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(LakeError, match="ingest_ledger: found no version; run without --from"):
+    with pytest.raises(LakeError, match="ingest_ledger: found no version; run refresh without --from"):
         refreshed(spark, shop, tmp_path / "lake", first_stage="facts")
 
 
