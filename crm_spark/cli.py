@@ -73,15 +73,15 @@ def refresh(
     known_as_of: Annotated[
         str | None,
         typer.Option(
-            help="Make the date's features anew from what was known before this instant, and publish them.",
+            help="Make the date's features anew from what was known before this instant, at most all that has come.",
             metavar="TIME",
         ),
     ] = None,
     rebuild: Annotated[
         str | None,
         typer.Option(
-            help="Make features anew from their ledgers (features), or these, too, as if all rows had come in time "
-            "(facts).",
+            help="Make all features anew from their ledgers (features), or these, too, from the clean tables as they "
+            "stand (facts).",
             metavar="STAGE",
         ),
     ] = None,

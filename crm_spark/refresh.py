@@ -89,7 +89,7 @@ def refresh(
         if run.is_behind or run.known_until < knowable_until(run, run.as_of):
             progress.say(
                 f"{run.as_of} has features already, of what was known until {run.known_until:%Y-%m-%d %H:%M} UTC: what "
-                "was learned later counts from the next --as-of on (--known-as-of or --rebuild facts change that)"
+                "was learned later counts from the next --as-of on, or now with --known-as-of"
             )
         publication = run.publication()
         previous = run.previous

@@ -152,7 +152,7 @@ class Run:
         changed = pin is None
         if pin is None:
             if not self.may_build:
-                raise LakeError(f"{table.name}: found no version for these inputs; run refresh without --from")
+                raise LakeError(f"{table.name}: found no version for these inputs; run a whole refresh first")
             pin = write()
         self.pins[table.name] = pin
         if self.progress:
@@ -166,7 +166,7 @@ class Run:
         """
         pin = self.lake.find(table)
         if pin is None:
-            raise LakeError(f"{table.name}: found no version; run refresh without --from")
+            raise LakeError(f"{table.name}: found no version; run a whole refresh first")
         self.pins[table.name] = pin
         if self.progress:
             self.progress.end(changed=False)

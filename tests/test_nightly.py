@@ -56,13 +56,15 @@ def test_a_night_adds_a_slice_and_changes_none(spark: SparkSession, tmp_path: Pa
     assert "c-new" not in slice_of(lake, FIRST)
     assert all(slice_of(lake, as_of) for as_of in BACKFILL)
 
-    # The same day as it was known an hour before the file came: without the file.
-    with pytest.raises(ConfigError, match=r"^--known-as-of: found 2025-10-02 05:00:00.* expected an instant up to"):
-        night(SECOND, known_as_of=RUN_AT + timedelta(days=1, hours=1))
+    # The same day as it was known before the file came: without the file.
     assert "cut-offs: 1 made, 15 kept" in night(SECOND, known_as_of=RUN_AT)
     replaced = slice_of(lake, SECOND)
     assert replaced["c1"]["order_count"] == before["order_count"]
     assert slice_of(lake, FIRST) == was[FIRST]
+
+    # By noon it was known: all that had come.
+    assert "cut-offs: 1 made, 15 kept" in night(SECOND, known_as_of=RUN_AT + timedelta(days=1, hours=8))
+    assert slice_of(lake, SECOND) == now
 
     # As if the late rows had come in time.
     night(SECOND, rebuild="facts")

@@ -162,7 +162,7 @@ def test_a_changed_rule_fits_anew_what_asks_for_it_and_nothing_else(
 
 
 def test_later_stages_alone_need_earlier_ones(spark: SparkSession, shop: Path, tmp_path: Path) -> None:
-    with pytest.raises(LakeError, match="ingest_ledger: found no version; run refresh without --from"):
+    with pytest.raises(LakeError, match="ingest_ledger: found no version; run a whole refresh first"):
         refreshed(spark, shop, tmp_path / "lake", first_stage="facts")
 
 

@@ -119,7 +119,7 @@ def test_a_head_that_was_never_published_does_not_hide_the_published_version(run
 
 def test_a_stage_before_the_first_must_be_there_already(run: Run) -> None:
     run.may_build = False
-    with pytest.raises(LakeError, match="numbers: found no version for these inputs; run refresh without --from"):
+    with pytest.raises(LakeError, match="numbers: found no version for these inputs; run a whole refresh first"):
         Numbers().update(run, 1)
 
 

@@ -141,7 +141,11 @@ FACT_VISITS = Table(
     ),
 )
 
-_LEARNED_AT = Column("known_at", "timestamp", "When the company learned of it, or that it was not so (UTC).")
+_LEARNED_AT = Column(
+    "known_at",
+    "timestamp",
+    "From which instant on it counts: when it was learned, or the cut-off before was made (UTC).",
+)
 _ADDITION_NO = Column("addition_no", "bigint", "With which addition to the table it came, from 1; none goes.")
 
 FACT_CUSTOMER_DAYS = Table(

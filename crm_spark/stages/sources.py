@@ -6,7 +6,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from crm_spark.cleaning.judging import check_mapping, mapped_columns
 from crm_spark.cleaning.rules import check_rules
 from crm_spark.cleaning.tables import CLEAN
-from crm_spark.errors import ConfigError
 from crm_spark.features.customers import Cutoff
 from crm_spark.run import Run
 from crm_spark.sources.extracts import staged_extracts
@@ -41,7 +40,7 @@ def refresh_sources(run: Run) -> None:
     taken_in = [file.ingested_at for file in read_landed_files(run.read(INGEST_LEDGER))]
     run.learned_until = max(taken_in) + timedelta(microseconds=1)
     (cutoff,) = cutoffs_of(run, [run.as_of])
-    run.known_until = _checked_known_as_of(run) or cutoff.known_until
+    run.known_until = min(run.known_as_of, run.learned_until) if run.known_as_of else cutoff.known_until
 
 
 def _describe(run: Run, landed: Sequence[LandedFile]) -> list[LandedFile]:
@@ -52,20 +51,6 @@ def _describe(run: Run, landed: Sequence[LandedFile]) -> list[LandedFile]:
     for files in gather_files(sources, described):
         check_mapping(files, CLEAN[files.source.entity])
     return described
-
-
-def _checked_known_as_of(run: Run) -> datetime | None:
-    """Up to when rows shall count as known, if the run was told.
-
-    Raises:
-        ConfigError: if that is later than the newest rows came.
-    """
-    if run.known_as_of is not None and run.known_as_of > run.learned_until:
-        raise ConfigError(
-            f"--known-as-of: found {run.known_as_of:%Y-%m-%d %H:%M:%S.%f} UTC, expected an instant up to "
-            f"{run.learned_until:%Y-%m-%d %H:%M:%S.%f}, when the newest rows had come: what comes later is not known"
-        )
-    return run.known_as_of
 
 
 def cutoffs_of(run: Run, days: Sequence[date]) -> list[Cutoff]:
