@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
 
 def run_side(script: str, side: str, *paths: Path) -> Measured:
-    """Run, on two cores, `script --side SIDE PATH... TOLD`, which writes its steps' seconds to the file TOLD; see `tell`."""
+    """Run `script --side SIDE PATH... TOLD` on two cores; it writes its steps' seconds to the file TOLD by `tell`."""
     with tempfile.NamedTemporaryFile() as told:
         command = [sys.executable, script, "--side", side, *map(str, paths), told.name]
         process = subprocess.Popen(command, start_new_session=True)
