@@ -111,11 +111,11 @@ class Run:
         beside = [self.pins[read.name] for read in reads if read.name not in self.absent]
 
         def write() -> Pin:
-            base, before = self.base(
-                table,
-                lambda noted, pins: noted.fingerprint == self.fingerprint(table, reads, given, pins),
-                ledgers,
-            )
+            def is_made_so(noted: Pin, pins: Mapping[str, Pin]) -> bool:
+                same_inputs = pins.keys() == {pin.name for pin in beside}
+                return same_inputs and noted.fingerprint == self.fingerprint(table, reads, given, pins)
+
+            base, before = self.base(table, is_made_so, ledgers)
             if base is None or (base.row_count < SMALL_COUNT and not is_ledger):
                 return self.lake.write(table, build(), fingerprint, beside)
             rows, removed = change(base, before)
@@ -186,7 +186,7 @@ class Run:
     ) -> str:
         """What a table is made from: code, declaration, inputs (those of this run, if no others are named), values."""
         pins = self.pins if pins is None else pins
-        inputs = {read.name: pins[read.name].content_hash for read in reads if read.name in pins}
+        inputs = {read.name: pins[read.name].content_hash for read in reads if read.name not in self.absent}
         return content_fingerprint(code_version(self.layer), table.declaration_hash, inputs, given)
 
     def _up_to_date(self, table: Table, fingerprint: str) -> Pin | None:

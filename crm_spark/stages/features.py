@@ -18,9 +18,11 @@ from crm_spark.stages.sources import cutoffs_of
 from crm_spark.tables import union_of
 
 _LEDGERS = (FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
-# To plan a slice from another takes some ten seconds, whatever the data; a pass over fewer rows takes less.
-MANY_ROWS = 1_000_000
 _READS = (DIM_CUSTOMERS, *_LEDGERS)
+
+# To plan a slice from another takes longer than to plan a pass over all days, so over few rows it does not pay. From
+# how many on it does was not measured.
+MANY_ROWS = 1_000_000
 
 
 def stored_slices(lake: Lake, windows_days: Sequence[int]) -> dict[date, datetime]:
@@ -52,11 +54,11 @@ def refresh_features(run: Run) -> None:
         if base is None:
             return run.lake.write(table, _build_slices(run, new), fingerprint, beside)
         features = run.lake.read(base)
-        is_replaced = F.col("as_of").isin([cut.as_of for cut in new if cut.as_of in run.slices])
-        removed = features.where(is_replaced) if run.slices.keys() & {cut.as_of for cut in new} else None
+        replaced = [cut.as_of for cut in new if cut.as_of in run.slices]
+        removed = features.where(F.col("as_of").isin(replaced)) if replaced else None
         return run.lake.change(table, base, _continue_slices(run, features, kept, new), removed, fingerprint, beside)
 
-    if base is None:
+    if base is None:  # a version with this fingerprint may be there, of ledgers that were made anew since
         run.rebuilt = {*run.rebuilt, run.layer}
     run.make(table, fingerprint, write)
     run.is_behind = Cutoff(run.as_of, run.known_until) in kept and any(

@@ -7,7 +7,6 @@ features from all lines (all). Compared are, before any time is told, the next d
 hash of all rows, in every round; crm_spark makes some 280 columns more.
 """
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from measuring import Measured, run_side, say, tell
+from measuring import Measured, parser_of, run_side, say, tell
 
 _WINDOWS_DAYS = (7, 14, 28, 56, 91, 182, 364)
 _LAST_DAY = date(2025, 12, 31)
@@ -43,15 +42,10 @@ _COMPARED = ["customer_id", *_SUMMED, *_COUNTED, *_OTHERS]
 
 def main() -> None:
     """Run all sides, compare, and print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=4_000_000, help="how many order lines")
+    parser = parser_of(__doc__, lines=4_000_000)
     parser.add_argument("--customers", type=int, help="how many customers; by default one for 80 lines")
-    parser.add_argument("--rounds", type=int, default=2, help="how often sides run; Polars and pandas run once")
     parser.add_argument("--sides", default=",".join(_SIDES), help="which sides run; DuckDB must be among them")
     parser.add_argument("--skew", action="store_true", help="also give half of all lines to one customer, on Spark")
-    parser.add_argument("--data", type=Path, help="where generated lines are kept, and found again")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
         _SIDES[given.side](*given.paths)

@@ -4,7 +4,6 @@ Each side is a process of its own. What crm_spark and DuckDB made is compared, b
 told; pandas, which does the same in memory, is held against them by its number of rows.
 """
 
-import argparse
 import hashlib
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-from measuring import Measured, run_side, say, tell
+from measuring import Measured, parser_of, run_side, say, tell
 
 _NEXT_LINES = 100_000
 _COLUMNS = {
@@ -36,13 +35,7 @@ _COLUMNS = {
 
 def main() -> None:
     """Run all sides, compare, and print a line each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=10_000_000, help="about how many order lines")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each side runs; the fastest counts")
-    parser.add_argument("--data", type=Path, help="where generated files are kept, and found again")
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parser_of(__doc__, lines=10_000_000).parse_args()
     if given.side:
         _SIDES[given.side](*given.paths)
         return
