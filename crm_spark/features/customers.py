@@ -56,7 +56,7 @@ def build_feature_customers(
         return events.repartition("customer_id").join(F.broadcast(cuts), is_seen).withColumn("is_new", F.lit(True))
 
     kept = _summarise_days(seen(customer_days), windows_days).join(
-        _list_things(_add_up_things(seen(customer_things))), _SLICE, "left"
+        _list_things(_add_up_things(seen(customer_things)), windows_days), _SLICE, "left"
     )
     return _finish(kept, customers, cuts, windows_days)
 
@@ -85,17 +85,17 @@ def build_next_slice(
     only_cut = F.broadcast(cuts.select("as_of"))
     step = _Step(base, cutoff)
     late = step.late_customers(customer_days, customer_things)
-    ends = sorted({end for total in totals(windows_days) if total.first for end in (total.first, total.end) if end})
-    days = step.changing(customer_days, late, ends).crossJoin(only_cut)
+    days = step.changing(customer_days, late, _window_ends(windows_days)).crossJoin(only_cut)
     things = _add_up_things(step.changing(customer_things, late, []).crossJoin(only_cut))
     is_base = (F.col("as_of") == F.lit(base.as_of)) & (F.col("known_until") == F.lit(base.known_until))
     before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
     lists_before = before.select(*_SLICE, *(kind.name for kind in THING_LISTS))
-    listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
+    listed = _unlist_things(lists_before.join(days.select(*_SLICE).distinct(), _SLICE, "left_semi"))
     both = listed.unionByName(things).groupBy(*_SLICE, "kind", "thing")
-    lists = _list_things(both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on")))
+    added_up = both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on"))
+    lists = _list_things(added_up, windows_days)
     changes = _summarise_days(days, windows_days, base.as_of).join(lists, _SLICE, "full")
     kept_before = before.selectExpr(*_SLICE, *(f"{name} AS before_{name}" for name in _kept_columns(windows_days)))
     kept = kept_before.join(changes, _SLICE, "full").selectExpr(*_SLICE, *_continued(windows_days))
@@ -149,40 +149,20 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
 
     Events that are not `is_new` were counted at the base, and leave those windows that they are no longer in.
     """
-    # What was learned late makes all of a customer's days new, so no day is new in part.
-    days = seen.groupBy(*_SLICE, "happened_on").agg(
-        F.bool_or("is_new").alias("is_new"), *(F.sum(measure.name).alias(measure.name) for measure in MEASURES)
-    )
-    bought_on = F.expr("CASE WHEN order_count > 0 AND is_new THEN happened_on END")
-    earlier = Window.partitionBy(*_SLICE).orderBy("happened_on").rowsBetween(Window.unboundedPreceding, -1)
-    days = days.withColumns(
-        {
-            "active_day_count": F.expr("cast(order_count > 0 AS bigint)"),
-            "gap_days": F.date_diff(bought_on, F.last(bought_on, ignorenulls=True).over(earlier)).cast("bigint"),
-        }
-    )
-
-    def within(first: int, end: int, as_of: str) -> str:
-        return f"happened_on >= date_sub({as_of}, {first}) AND happened_on < date_sub({as_of}, {end})"
-
-    def weight(first: int | None, end: int) -> str:
-        """How often a day counts: once, not at all or, as it did at the base and does no longer, less than that."""
-        if first is None:
-            return "cast(is_new AS bigint)"
-        now = f"cast({within(first, end, 'as_of')} AS bigint)"
-        if base_as_of is None:
-            return now
-        at_base = within(first, end, f"DATE '{base_as_of}'")
-        return f"{now} - cast(NOT is_new AND {at_base} AS bigint)"
-
-    weights = {_weight_name(total): weight(total.first, total.end) for total in totals(windows_days)}
-    weighed = days.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
-    aggregates = {total.name: f"sum({total.sum.measure} * {_weight_name(total)})" for total in totals(windows_days)}
-    aggregates["gap_square_sum"] = "sum(gap_days * gap_days)"
-    for event in DAYS:
-        happened_on = f"CASE WHEN {event.measure} > 0 AND is_new THEN happened_on END"
-        aggregates[f"first_{event.event}_on"] = f"min({happened_on})"
-        aggregates[f"last_{event.event}_on"] = f"max({happened_on})"
+    days = _add_gaps(_add_up_days(seen))
+    ages = _add_up_ages(days, _window_ends(windows_days), base_as_of)
+    weights = {_weight_name(total): _weight(total) for total in totals(windows_days)}
+    weighed = ages.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
+    # A product of two longs would be checked for overflow, which takes several times as long as the choice.
+    aggregates = {
+        total.name: "sum(CASE WHEN {1} > 0 THEN {0} WHEN {1} < 0 THEN -{0} ELSE 0 END)".format(
+            total.sum.measure, _weight_name(total)
+        )
+        for total in totals(windows_days)
+    }
+    aggregates["gap_square_sum"] = "sum(gap_square_sum)"
+    aggregates |= {f"first_{event.event}_on": f"min(first_{event.event}_on)" for event in DAYS}
+    aggregates |= {f"last_{event.event}_on": f"max(last_{event.event}_on)" for event in DAYS}
     summed = weighed.groupBy(*_SLICE).agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
     scaled = {total.name for total in totals(windows_days) if total.sum.is_scaled}
     return summed.selectExpr(
@@ -192,6 +172,64 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
             for name in aggregates
         ),
     )
+
+
+def _window_ends(windows_days: Sequence[int]) -> list[int]:
+    """How many days before the cut-off windows begin and end."""
+    return sorted({end for total in totals(windows_days) for end in (total.first, total.end) if end})
+
+
+def _add_up_days(seen: DataFrame) -> DataFrame:
+    """Rows: one per customer, cut-off and day.
+
+    What was learned late makes all of a customer's days new, so no day is new in part.
+    """
+    sums = (F.sum(measure.name).alias(measure.name) for measure in MEASURES)
+    days = seen.groupBy(*_SLICE, "happened_on").agg(F.bool_or("is_new").alias("is_new"), *sums)
+    return days.withColumn("active_day_count", F.expr("cast(order_count > 0 AS bigint)"))
+
+
+def _add_gaps(days: DataFrame) -> DataFrame:
+    """The days with, of each new one with an order, how long the one before is ago."""
+    bought_on = F.expr("CASE WHEN order_count > 0 AND is_new THEN happened_on END")
+    earlier = Window.partitionBy(*_SLICE).orderBy("happened_on").rowsBetween(Window.unboundedPreceding, -1)
+    gap_days = F.date_diff(bought_on, F.last(bought_on, ignorenulls=True).over(earlier))
+    return days.withColumn("gap_days", gap_days.cast("bigint"))
+
+
+def _add_up_ages(days: DataFrame, ends: Sequence[int], base_as_of: date | None) -> DataFrame:
+    """Rows: one per customer, cut-off and age of days, now and, if they were counted then, at the base.
+
+    The age is the nearest end of a window that a day lies in, or NULL, so days of like age lie in the same windows.
+    There are far fewer ages than days, so that the many sums by window, made of ages, cost less.
+    """
+
+    def age(as_of: str) -> str:
+        days = f"datediff({as_of}, happened_on)"
+        return f"CASE {' '.join(f'WHEN {days} <= {end} THEN {end}' for end in ends)} END"
+
+    base = f"DATE '{base_as_of}'" if base_as_of else "NULL"
+    before = f"CASE WHEN NOT is_new THEN {age(base)} END"
+    aged = days.selectExpr("*", f"{age('as_of')} AS age_days", f"{before} AS age_before_days")
+    aggregates = {measure.name: f"sum({measure.name})" for measure in MEASURES}
+    aggregates |= {"active_day_count": "sum(active_day_count)", "gap_square_sum": "sum(gap_days * gap_days)"}
+    for event in DAYS:
+        happened_on = f"CASE WHEN {event.measure} > 0 AND is_new THEN happened_on END"
+        aggregates[f"first_{event.event}_on"] = f"min({happened_on})"
+        aggregates[f"last_{event.event}_on"] = f"max({happened_on})"
+    ages = aged.groupBy(*_SLICE, "is_new", "age_days", "age_before_days")
+    return ages.agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
+
+
+def _weight(total: Total) -> str:
+    """How often days count: once, not at all or, if they did at the base and do no longer, less than that."""
+    if total.first is None:
+        return "cast(is_new AS int)"
+    now, before = (
+        f"CASE WHEN {age} > {total.end} AND {age} <= {total.first} THEN 1 ELSE 0 END"
+        for age in ("age_days", "age_before_days")
+    )
+    return f"{now} - {before}"
 
 
 def _weight_name(total: Total) -> str:
@@ -210,15 +248,30 @@ def _continued(windows_days: Sequence[int]) -> Iterator[str]:
         first, last = f"first_{event.event}_on", f"last_{event.event}_on"
         yield f"coalesce(before_{first}, {first}) AS {first}"
         yield f"coalesce({last}, before_{last}) AS {last}"
-    for things in THING_LISTS:
-        yield f"coalesce({things.name}, before_{things.name}) AS {things.name}"
+    # Of whom no day came or left a window, neither did a thing.
+    for name in _thing_columns(windows_days):
+        yield f"coalesce({name}, before_{name}) AS {name}"
 
 
 def _kept_columns(windows_days: Sequence[int]) -> list[str]:
     """The columns that are kept from one slice to the next."""
     days = [f"{which}_{event.event}_on" for event in DAYS for which in ("first", "last")]
-    lists = [things.name for things in THING_LISTS]
-    return [*(total.name for total in totals(windows_days)), "gap_square_sum", *days, *lists]
+    sums = [total.name for total in totals(windows_days)]
+    return [*sums, "gap_square_sum", *days, *_thing_columns(windows_days)]
+
+
+def _thing_columns(windows_days: Sequence[int]) -> list[str]:
+    return [*(things.name for things in THING_LISTS), *_thing_counts(windows_days)]
+
+
+def _thing_counts(windows_days: Sequence[int]) -> dict[str, str]:
+    """How many things there are ever and by window: in SQL, by row of `_add_up_things`."""
+    return {
+        f"{things.count}{suffix}": f"kind = '{things.kind}'"
+        + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
+        for things in THING_LISTS
+        for window, suffix, _ in (spans(windows_days) if things.count else ())
+    }
 
 
 def _add_up_things(seen: DataFrame) -> DataFrame:
@@ -232,22 +285,25 @@ def _add_up_things(seen: DataFrame) -> DataFrame:
     )
 
 
-def _list_things(things: DataFrame) -> DataFrame:
-    """Rows: one per customer and cut-off, the things of each kind in a list."""
+def _list_things(things: DataFrame, windows_days: Sequence[int]) -> DataFrame:
+    """Rows: one per customer and cut-off, the things of each kind in a list, and how many they are."""
+    counts = _thing_counts(windows_days)
     # Lists are sorted by their first field, then by the next.
     entry = F.struct((-F.col("event_count")).alias("order"), "thing", "event_count", "last_on")
     lists = things.groupBy(*_SLICE).agg(
-        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THING_LISTS)
+        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THING_LISTS),
+        *(F.count(F.when(F.expr(condition), 1)).alias(name) for name, condition in counts.items()),
     )
     return lists.select(
         *_SLICE,
         *(
             F.expr(
-                f"transform(array_sort({kind.name}), t -> named_struct("
+                f"transform(sort_array({kind.name}), t -> named_struct("
                 "'thing', t.thing, 'event_count', t.event_count, 'last_on', t.last_on))"
             ).alias(kind.name)
             for kind in THING_LISTS
         ),
+        *counts,
     )
 
 
@@ -269,8 +325,8 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days
     # A customer of whom all was taken back is known no longer; of the base's registered ones `customers` tells anew.
     is_seen = " OR ".join(f"{total.name} <> 0" for total in totals(windows_days) if total.first is None)
     everyone = registered.join(kept.where(is_seen), _SLICE, "full").join(F.broadcast(cuts), "as_of")
-    zeros = {total.name: "0" for total in totals(windows_days)} | {"gap_square_sum": "0"}
-    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
+    zeros = dict.fromkeys([*(total.name for total in totals(windows_days)), *_thing_counts(windows_days)], "0")
+    zeros |= {"gap_square_sum": "0"} | {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
     filled = everyone.selectExpr(
         *_SLICE,
         "known_until",
@@ -291,7 +347,3 @@ def _derived(windows_days: Sequence[int]) -> Iterator[str]:
     for name in PRIOR:
         for days in windows_days:
             yield f"cast({name}_{days}d - {name}_prior_{days}d AS {kinds[name]}) AS {name}_change_{days}d"
-    for things in THING_LISTS:
-        for window, suffix, _ in spans(windows_days) if things.count else ():
-            within = f"filter({things.name}, t -> t.last_on >= date_sub(as_of, {window}))" if window else things.name
-            yield f"cast(size({within}) AS bigint) AS {things.count}{suffix}"

@@ -49,7 +49,10 @@ class DaysOf:
 
 @dataclass(frozen=True)
 class ThingList:
-    """All things of a kind, those with most events first; `count` names the column that counts them, and by window."""
+    """All things of a kind, those with most events first.
+
+    `count` names the columns that count them, ever and by window: a thing counts in those that its last day lies in.
+    """
 
     name: str
     kind: str
