@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.facts.events import parse_business_day
-from crm_spark.facts.measures import MEASURES, THING_KINDS
+from crm_spark.facts.measures import MEASURES, THING_KINDS, ThingKind
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
 from crm_spark.tables import Table, conform, union_of
 
@@ -56,23 +56,19 @@ def build_customer_things(
 
     Arguments as of `build_customer_days`.
     """
-    days = union_of(
-        changes[thing.event]
-        .where(thing.where)
-        .select(
-            "customer_id",
-            F.lit(thing.kind).alias("kind"),
-            F.expr(thing.thing).alias("thing"),
-            "happened_on",
-            "known_at",
-            "sign",
-        )
+    counted = union_of(
+        _count_things(_as_learned(changes[thing.event], slices), thing)
         for thing in THING_KINDS
         if thing.event in changes
     )
-    key = [column for column in FACT_CUSTOMER_THINGS.key if column != "addition_no"]
-    counted = _as_learned(days.where("thing IS NOT NULL"), slices).groupBy(*key).agg(F.sum("sign").alias("event_count"))
     return _as_ledger(counted.where("event_count <> 0"), addition_no, FACT_CUSTOMER_THINGS)
+
+
+def _count_things(events: DataFrame, thing: ThingKind) -> DataFrame:
+    """Events about each thing of one kind. Kinds are counted apart: all in one takes several times as long."""
+    named = events.where(thing.where).withColumn("thing", F.expr(thing.thing)).where("thing IS NOT NULL")
+    counted = named.groupBy("customer_id", "thing", "happened_on", "known_at").agg(F.sum("sign").alias("event_count"))
+    return counted.withColumn("kind", F.lit(thing.kind))
 
 
 def _as_learned(events: DataFrame, slices: Mapping[date, datetime]) -> DataFrame:

@@ -127,12 +127,12 @@ def _compare_sides(lines: Path, work: Path, sides: list[str], rounds: int) -> No
     for side, measured in best.items():
         start = measured.seconds.pop("start", 0.0)
         for step, seconds in measured.seconds.items():
-            ratio = f"{of_duckdb / seconds:.1f} times"
+            ratio = f"{of_duckdb / seconds:.2f} times"
             rate = f"{line_count / seconds:,.0f}" if step in ("all", "build") else ""
             told = f"{side:<8}{step:<9}{seconds:>9.2f}{rate:>13}{ratio:>14}"
             say(f"{told}{start:>7.1f}{measured.peak_mib:>10,.0f}")
     ratios = [
-        f"{of_duckdb / best[side].seconds[step]:.1f} for {side}'s {step}"
+        f"{of_duckdb / best[side].seconds[step]:.2f} for {side}'s {step}"
         for side in ("spark", "sail")
         if side in best
         for step in ("build", "rebuild", "next")
