@@ -219,7 +219,7 @@ class Lake(PublishedLake):
             read_files(self.spark, self.path(before.name), old, sorted(old_names - new_names)),
         )
 
-    def row_changes(self, table: Table, before: Pin | None, after: Pin) -> DataFrame:
+    def row_changes(self, table: Table, before: Pin, after: Pin) -> DataFrame:
         """The rows that differ between two versions, volatile columns apart: `sign` is 1 if a row came, -1 if it went.
 
         Reads the files that came and went, and leaves out the rows that stand in both.
@@ -227,7 +227,7 @@ class Lake(PublishedLake):
         lasting = [column.name for column in table.columns if not column.volatile]
         came, went = (rows.select(*lasting) for rows in self.difference(before, after))
         signed = came.withColumn("sign", F.lit(1).cast("bigint"))
-        if before is None or not self._lost_files(before, after):
+        if not self._lost_files(before, after):
             return signed
         signed = signed.unionByName(went.withColumn("sign", F.lit(-1).cast("bigint")))
         return signed.groupBy(*lasting).agg(F.sum("sign").alias("sign")).where("sign != 0")

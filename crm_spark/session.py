@@ -12,8 +12,8 @@ from crm_spark.config import conf_dir
 from crm_spark.doctor import prepare_environment
 from crm_spark.errors import MachineError
 
-# What results depend on; how fast they come (master, memory, parallelism) is said by spark-submit and conf/.
-CORRECTNESS = {
+# What the program depends on, wherever it runs; master, memory and parallelism are said by spark-submit and conf/.
+SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
@@ -26,7 +26,8 @@ CORRECTNESS = {
     "spark.sql.pyspark.jvmStacktrace.enabled": "false",
     # Notes the line of Python that made each expression, which takes longer than making it.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
-    # Tries every combination of columns that one condition names: over the features' sums it does not end.
+    # Spark would derive all conditions that follow from those on columns of other names: planning a slice of features
+    # from the one before took more than eight minutes.
     "spark.sql.constraintPropagation.enabled": "false",
     # A version without rows is a version: it carries what it was made from.
     "spark.databricks.delta.skipRecordingEmptyCommits": "false",
@@ -46,7 +47,7 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
         os.environ.setdefault("SPARK_CONF_DIR", str(conf_dir()))  # log4j2.properties
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file '{properties}' pyspark-shell"
     builder = SparkSession.builder.appName("crm_spark")
-    for key, value in CORRECTNESS.items():
+    for key, value in SETTINGS.items():
         builder = builder.config(key, value)
     spark: SparkSession = builder.getOrCreate()
     # Spark logs the values of rows that fail, which may be personal; the error itself reaches the caller.
@@ -75,7 +76,7 @@ def sail_session() -> Iterator[SparkSession]:
         _, port = server.listening_address
         builder = SparkSession.builder.remote(f"sc://127.0.0.1:{port}")
         for key in ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.caseSensitive"):
-            builder = builder.config(key, CORRECTNESS[key])
+            builder = builder.config(key, SETTINGS[key])
         spark = builder.getOrCreate()
         try:
             yield spark

@@ -85,15 +85,17 @@ def build_next_slice(
     only_cut = F.broadcast(cuts.select("as_of"))
     step = _Step(base, cutoff)
     late = step.late_customers(customer_days, customer_things)
-    days = step.changing(customer_days, late, _window_ends(windows_days)).crossJoin(only_cut)
-    things = _add_up_things(step.changing(customer_things, late, []).crossJoin(only_cut))
+    ends = _window_ends(windows_days)
+    days, things = (
+        step.changing(ledger, late, ends).crossJoin(only_cut) for ledger in (customer_days, customer_things)
+    )
     is_base = (F.col("as_of") == F.lit(base.as_of)) & (F.col("known_until") == F.lit(base.known_until))
     before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
     lists_before = before.select(*_SLICE, *(kind.name for kind in THING_LISTS))
-    listed = _unlist_things(lists_before.join(days.select(*_SLICE).distinct(), _SLICE, "left_semi"))
-    both = listed.unionByName(things).groupBy(*_SLICE, "kind", "thing")
+    listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
+    both = listed.unionByName(_add_up_things(things.where("is_new"))).groupBy(*_SLICE, "kind", "thing")
     added_up = both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on"))
     lists = _list_things(added_up, windows_days)
     changes = _summarise_days(days, windows_days, base.as_of).join(lists, _SLICE, "full")
@@ -150,9 +152,9 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
     Events that are not `is_new` were counted at the base, and leave those windows that they are no longer in.
     """
     days = _add_gaps(_add_up_days(seen))
-    ages = _add_up_ages(days, _window_ends(windows_days), base_as_of)
+    bands = _add_up_bands(days, _window_ends(windows_days), base_as_of)
     weights = {_weight_name(total): _weight(total) for total in totals(windows_days)}
-    weighed = ages.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
+    weighed = bands.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
     # A product of two longs would be checked for overflow, which takes several times as long as the choice.
     aggregates = {
         total.name: "sum(CASE WHEN {1} > 0 THEN {0} WHEN {1} < 0 THEN -{0} ELSE 0 END)".format(
@@ -161,8 +163,7 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
         for total in totals(windows_days)
     }
     aggregates["gap_square_sum"] = "sum(gap_square_sum)"
-    aggregates |= {f"first_{event.event}_on": f"min(first_{event.event}_on)" for event in DAYS}
-    aggregates |= {f"last_{event.event}_on": f"max(last_{event.event}_on)" for event in DAYS}
+    aggregates |= {name: f"{function}({name})" for name, (function, _) in _days_of_events().items()}
     summed = weighed.groupBy(*_SLICE).agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
     scaled = {total.name for total in totals(windows_days) if total.sum.is_scaled}
     return summed.selectExpr(
@@ -197,37 +198,44 @@ def _add_gaps(days: DataFrame) -> DataFrame:
     return days.withColumn("gap_days", gap_days.cast("bigint"))
 
 
-def _add_up_ages(days: DataFrame, ends: Sequence[int], base_as_of: date | None) -> DataFrame:
-    """Rows: one per customer, cut-off and age of days, now and, if they were counted then, at the base.
+def _add_up_bands(days: DataFrame, ends: Sequence[int], base_as_of: date | None) -> DataFrame:
+    """Rows: one per customer, cut-off and band of days by age, now and, if they were counted then, at the base.
 
-    The age is the nearest end of a window that a day lies in, or NULL, so days of like age lie in the same windows.
-    There are far fewer ages than days, so that the many sums by window, made of ages, cost less.
+    The band is the nearest end of a window that a day lies in, or NULL, so days of one band lie in the same windows.
+    There are far fewer bands than days, so that the many sums by window, made of bands, cost less.
     """
 
-    def age(as_of: str) -> str:
-        days = f"datediff({as_of}, happened_on)"
-        return f"CASE {' '.join(f'WHEN {days} <= {end} THEN {end}' for end in ends)} END"
+    def band(as_of: str) -> str:
+        ago = f"datediff({as_of}, happened_on)"
+        return f"CASE {' '.join(f'WHEN {ago} <= {end} THEN {end}' for end in ends)} END"
 
     base = f"DATE '{base_as_of}'" if base_as_of else "NULL"
-    before = f"CASE WHEN NOT is_new THEN {age(base)} END"
-    aged = days.selectExpr("*", f"{age('as_of')} AS age_days", f"{before} AS age_before_days")
+    at_base = f"CASE WHEN NOT is_new THEN {band(base)} END"
+    in_bands = days.selectExpr("*", f"{band('as_of')} AS band_days", f"{at_base} AS band_at_base_days")
     aggregates = {measure.name: f"sum({measure.name})" for measure in MEASURES}
     aggregates |= {"active_day_count": "sum(active_day_count)", "gap_square_sum": "sum(gap_days * gap_days)"}
-    for event in DAYS:
-        happened_on = f"CASE WHEN {event.measure} > 0 AND is_new THEN happened_on END"
-        aggregates[f"first_{event.event}_on"] = f"min({happened_on})"
-        aggregates[f"last_{event.event}_on"] = f"max({happened_on})"
-    ages = aged.groupBy(*_SLICE, "is_new", "age_days", "age_before_days")
-    return ages.agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
+    for name, (function, measure) in _days_of_events().items():
+        aggregates[name] = f"{function}(CASE WHEN {measure} > 0 AND is_new THEN happened_on END)"
+    bands = in_bands.groupBy(*_SLICE, "is_new", "band_days", "band_at_base_days")
+    return bands.agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
+
+
+def _days_of_events() -> dict[str, tuple[str, str]]:
+    """By column, whether it is the least or the greatest day, and of which measure."""
+    return {
+        f"{which}_{event.event}_on": (function, event.measure)
+        for event in DAYS
+        for which, function in (("first", "min"), ("last", "max"))
+    }
 
 
 def _weight(total: Total) -> str:
-    """How often days count: once, not at all or, if they did at the base and do no longer, less than that."""
+    """1 if a band's days are to be added, -1 if they counted at the base and do no longer, 0 otherwise."""
     if total.first is None:
         return "cast(is_new AS int)"
     now, before = (
-        f"CASE WHEN {age} > {total.end} AND {age} <= {total.first} THEN 1 ELSE 0 END"
-        for age in ("age_days", "age_before_days")
+        f"CASE WHEN {band} > {total.end} AND {band} <= {total.first} THEN 1 ELSE 0 END"
+        for band in ("band_days", "band_at_base_days")
     )
     return f"{now} - {before}"
 
@@ -248,16 +256,15 @@ def _continued(windows_days: Sequence[int]) -> Iterator[str]:
         first, last = f"first_{event.event}_on", f"last_{event.event}_on"
         yield f"coalesce(before_{first}, {first}) AS {first}"
         yield f"coalesce({last}, before_{last}) AS {last}"
-    # Of whom no day came or left a window, neither did a thing.
+    # Of whom no thing came or left a window, nothing is listed anew.
     for name in _thing_columns(windows_days):
         yield f"coalesce({name}, before_{name}) AS {name}"
 
 
 def _kept_columns(windows_days: Sequence[int]) -> list[str]:
     """The columns that are kept from one slice to the next."""
-    days = [f"{which}_{event.event}_on" for event in DAYS for which in ("first", "last")]
     sums = [total.name for total in totals(windows_days)]
-    return [*sums, "gap_square_sum", *days, *_thing_columns(windows_days)]
+    return [*sums, "gap_square_sum", *_days_of_events(), *_thing_columns(windows_days)]
 
 
 def _thing_columns(windows_days: Sequence[int]) -> list[str]:
@@ -265,7 +272,7 @@ def _thing_columns(windows_days: Sequence[int]) -> list[str]:
 
 
 def _thing_counts(windows_days: Sequence[int]) -> dict[str, str]:
-    """How many things there are ever and by window: in SQL, by row of `_add_up_things`."""
+    """By column, in SQL, which rows of `_add_up_things` it counts."""
     return {
         f"{things.count}{suffix}": f"kind = '{things.kind}'"
         + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
@@ -286,7 +293,7 @@ def _add_up_things(seen: DataFrame) -> DataFrame:
 
 
 def _list_things(things: DataFrame, windows_days: Sequence[int]) -> DataFrame:
-    """Rows: one per customer and cut-off, the things of each kind in a list, and how many they are."""
+    """Rows: one per customer and cut-off, the things of each kind in a list, and their counts ever and by window."""
     counts = _thing_counts(windows_days)
     # Lists are sorted by their first field, then by the next.
     entry = F.struct((-F.col("event_count")).alias("order"), "thing", "event_count", "last_on")

@@ -1,7 +1,8 @@
 """What is told of each customer at a cut-off. A new feature is a line here.
 
-Three kinds of columns are kept from one slice to the next, so that a day's slice follows from the one before it: sums
-of measures, first and last days, and lists of things. All others are computed from those of their own row.
+Kept from one slice to the next, so that a day's slice follows from the one before it, are sums of measures and of
+squares of gaps, first and last days, and lists of things with their counts. All other columns are computed from those
+of their own row.
 """
 
 from collections.abc import Iterator, Sequence

@@ -116,9 +116,10 @@ def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataF
     zone = run.config.business_time_zone
 
     def changes(table: Table) -> DataFrame | None:
-        old, new = before.get(table.name), run.pins.get(table.name)
-        is_changed = new is not None and (old is None or old.content_hash != new.content_hash)
-        return run.lake.row_changes(table, old, new) if new and is_changed else None
+        if table.name not in run.pins:
+            return None
+        old, new = before[table.name], run.pins[table.name]
+        return run.lake.row_changes(table, old, new) if old.content_hash != new.content_hash else None
 
     entity, *joins = event.reads
     own = changes(entity)

@@ -27,7 +27,9 @@ def parser_of(doc: str | None, lines: int) -> argparse.ArgumentParser:
     """The options of every benchmark, and those by which it runs a side in a process of its own."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=lines, help="about how many order lines")
-    parser.add_argument("--rounds", type=int, default=2, help="how often sides run (the slowest once); the best counts")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="how often sides run (Polars and pandas once); the best counts"
+    )
     parser.add_argument("--data", type=Path, help="where generated data are kept, and found again")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)
