@@ -106,7 +106,10 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class ThingKind:
-    """A kind of thing that events of the fact table `event` are about, if `where` holds: `thing` in SQL names it."""
+    """A kind of thing that events of the fact table `event` are about, if `where` holds: `thing` in SQL names it.
+
+    These events must count in some measure, as a customer is known by what was counted of them.
+    """
 
     kind: str
     event: str
