@@ -33,6 +33,10 @@ SettingsOption = Annotated[
     typer.Option("--set", help="Replace one key, as in segments.starts=3; may be repeated.", metavar="KEY=VALUE"),
 ]
 LanguageOption = Annotated[str, typer.Option("--lang", help="Language of the report: en or zh.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(help="spark, or sail: facts and features alone, without Java (the extra sail).", metavar="ENGINE"),
+]
 _LEFT: Any = {"title_justify": "left", "title_style": "bold"}
 _DEMO_QUERY = (
     "SELECT segment_name, count(*) AS customers, round(avg(churn_probability), 3) AS mean_churn_probability "
@@ -85,12 +89,13 @@ def refresh(
             metavar="STAGE",
         ),
     ] = None,
+    engine: EngineOption = "spark",
     properties_file: PropertiesOption = None,
 ) -> None:
     """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     known_until = parse_instant(known_as_of, "--known-as-of") if known_as_of else None
-    with _session(properties_file, config) as spark:
+    with _session_on(engine, properties_file, config, first_stage, last_stage) as spark:
         _run_refresh(
             spark,
             config,
@@ -114,12 +119,13 @@ def features(
         typer.Option(help="The date of the last refresh, instead of the configuration's or today.", metavar="DATE"),
     ] = None,
     settings: SettingsOption = None,
+    engine: EngineOption = "spark",
     properties_file: PropertiesOption = None,
 ) -> None:
     """Make features for many past cut-offs in one pass. The next refresh publishes them and keeps them as they are."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     days = parse_days(parse_date(first, "--from"), parse_date(last, "--to"), every)
-    with _session(properties_file, config) as spark:
+    with _session_on(engine, properties_file, config, "features", "features") as spark:
         _run_refresh(spark, config, "features", "features", backfill=days)
 
 
@@ -371,6 +377,34 @@ def _print_rows(spark: Any, query: str, limit: int) -> None:
     for row in rows.limit(limit).collect():
         shown.add_row(*("NULL" if value is None else escape(str(value)) for value in row))
     Console().print(shown)
+
+
+@contextmanager
+def _session_on(
+    engine: str, properties_file: Path | None, config: Config, first_stage: str, last_stage: str
+) -> Iterator[Any]:
+    """A session for some stages on the engine that was asked for.
+
+    Raises:
+        ConfigError: if that engine does not run them.
+    """
+    if engine == "spark":
+        with _session(properties_file, config) as spark:
+            yield spark
+        return
+    if engine != "sail":
+        raise ConfigError(f"--engine: found {engine!r}, expected one of: spark, sail")
+    if not {first_stage, last_stage} <= {"facts", "features"}:
+        raise ConfigError(
+            f"--engine sail: found stages {first_stage} to {last_stage}, expected facts and features alone: run "
+            "`refresh --to cleaning`, then `refresh --engine sail --from facts --to features`, then `refresh`"
+        )
+    if properties_file:
+        raise ConfigError("--properties-file: found settings of Spark, which --engine sail does not take")
+    from crm_spark.session import sail_session
+
+    with sail_session() as spark:
+        yield spark
 
 
 @contextmanager

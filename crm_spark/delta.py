@@ -1,4 +1,4 @@
-"""Delta tables as they lie: their files, their rows, and the statement that makes one of a declaration."""
+"""Delta tables as they lie: their files, their rows, and what SQL declares one by."""
 
 import json
 import re
@@ -72,11 +72,10 @@ def answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
 
 
-def create_statement(verb: str, table: Table, path: str) -> str:
-    """SQL that creates or replaces a declared table at a path, without rows."""
+def declaration(table: Table) -> str:
+    """What follows a table's name in the SQL that creates or replaces it."""
     columns = ", ".join(
-        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {_text(c.comment)}"
-        for c in table.columns
+        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {text(c.comment)}" for c in table.columns
     )
     properties = dict(_PROPERTIES)
     properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
@@ -86,11 +85,8 @@ def create_statement(verb: str, table: Table, path: str) -> str:
         for c in table.columns
         if not c.personal and (c.name in table.key or c.type in ("date", "timestamp"))
     )
-    listed = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in sorted(properties.items()))
-    return (
-        f"{verb} TABLE delta.{quoted(path)} ({columns}) USING delta "
-        f"COMMENT {_text(table.comment)} TBLPROPERTIES ({listed})"
-    )
+    listed = ", ".join(f"{text(key)} = {text(value)}" for key, value in sorted(properties.items()))
+    return f"({columns}) USING delta COMMENT {text(table.comment)} TBLPROPERTIES ({listed})"
 
 
 def quoted(identifier: str) -> str:
@@ -98,10 +94,11 @@ def quoted(identifier: str) -> str:
     return "`" + identifier.replace("`", "``") + "`"
 
 
+def text(value: str) -> str:
+    """A text as a literal of Spark SQL."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _is_pattern(uri: str) -> bool:
     """Whether Spark takes the name of a file below for a pattern (or, because of a colon, for no path at all)."""
     return re.search(r"[\\\[\]{}*?:]", uri.split("://")[-1]) is not None
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -9,27 +9,23 @@ import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
-from functools import reduce
-from operator import and_
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from delta.tables import DeltaTable as SparkDeltaTable
 from deltalake import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.delta import answer, create_statement, file_names, quoted, read_files, read_rows
+from crm_spark.delta import answer, file_names, quoted, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
+from crm_spark.storage import storage_on
 from crm_spark.tables import Column, Summary, Table, conform, declared_rows, shifted_hash, summarise, value_errors
 
 PUBLICATIONS = Table(
@@ -54,9 +50,6 @@ PUBLICATIONS = Table(
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 SMALL_COUNT = 100_000
-
-_NOTE_SETTING = "spark.databricks.delta.commitInfo.userMetadata"
-_one_merge = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -139,6 +132,7 @@ class Lake(PublishedLake):
     def __init__(self, spark: SparkSession, uri: str) -> None:
         super().__init__(uri)
         self.spark = spark
+        self._storage = storage_on(spark, self.local_root)
 
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
@@ -156,9 +150,7 @@ class Lake(PublishedLake):
         head = self._head(table.name)
         mode = "overwrite"
         if head is None or head.declaration != table.declaration_hash:
-            # CREATE OR REPLACE by path refuses other columns than the table has; REPLACE takes them.
-            verb = "CREATE" if head is None else "REPLACE"
-            self.spark.sql(create_statement(verb, table, self.path(table.name)))
+            self._storage.declare(table, self.path(table.name), is_new=head is None)
             mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
         self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
         return self._checked_head(table, fingerprint)
@@ -190,7 +182,7 @@ class Lake(PublishedLake):
         head = self._head(table.name)
         if head is None or head.version != base.version:
             # What a run wrote that was not completed is no part of this version.
-            self.spark.sql(f"RESTORE TABLE delta.{quoted(self.path(table.name))} TO VERSION AS OF {base.version}")
+            self._storage.restore(self.path(table.name), base.version)
         note = _commit_note(table, fingerprint, beside)
         if removed is None:
             self._save(table, rows, "append", note)
@@ -276,10 +268,14 @@ class Lake(PublishedLake):
             [asdict(pin) for _, pin in sorted(publication.tables.items())],
         )
         if self._head(PUBLICATIONS.name) is None:
-            self.spark.sql(create_statement("CREATE", PUBLICATIONS, self.path(PUBLICATIONS.name)))
+            self._storage.declare(PUBLICATIONS, self.path(PUBLICATIONS.name), is_new=True)
         declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
             self.path(PUBLICATIONS.name)
         )
+
+    def clear_cache(self) -> None:
+        """Forget what was persisted of this lake's rows."""
+        self._storage.clear_cache()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -323,36 +319,11 @@ class Lake(PublishedLake):
 
     def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
         with _constraint_errors(table):
-            rows.write.format("delta").mode(mode).option("userMetadata", note).save(self.path(table.name))
+            self._storage.save(self.path(table.name), rows, mode, note)
 
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
-        key = list(table.key)
-        first = key[0]
-        # A row that takes the place of another is no row that goes: a merge takes one of a key.
-        gone = removed.select(*key).join(rows.select(*key), key, "left_anti").withColumn("_is_gone", F.lit(True))
-        source = rows.withColumn("_is_gone", F.lit(False)).unionByName(gone, allowMissingColumns=True)
-        ((low, high),) = source.agg(F.min(first), F.max(first)).collect()
-        # The range lets Delta pass over files that hold none of these keys.
-        within = F.col(f"t.{quoted(first)}").between(F.lit(low), F.lit(high))
-        same_key = [F.col(f"t.{quoted(name)}") == F.col(f"s.{quoted(name)}") for name in key]
-        values: dict[str, str | SparkColumn] = {name: f"s.{quoted(name)}" for name in table.column_names}
-        merge = (
-            SparkDeltaTable.forPath(self.spark, self.path(table.name))
-            .alias("t")
-            .merge(source.alias("s"), reduce(and_, [within, *same_key]))
-            .whenMatchedDelete("s._is_gone")
-            .whenMatchedUpdate(set=values)
-            .whenNotMatchedInsert("NOT s._is_gone", values=values)
-        )
-        # A merge takes its note from the session alone. Other threads' writes have their own, which goes before it;
-        # what they create or restore meanwhile gets this one, but no version is taken by another table's fingerprint.
-        with _one_merge:
-            self.spark.conf.set(_NOTE_SETTING, note)
-            try:
-                with _constraint_errors(table):
-                    merge.execute()
-            finally:
-                self.spark.conf.unset(_NOTE_SETTING)
+        with _constraint_errors(table):
+            self._storage.merge(table, self.path(table.name), rows, removed, note)
 
     def _lost_files(self, before: Pin, after: Pin) -> bool:
         old, new = (DeltaTable(self.path(pin.name), version=pin.version) for pin in (before, after))

@@ -66,6 +66,8 @@ def sail_session() -> Iterator[SparkSession]:
     Raises:
         MachineError: if Sail is not installed.
     """
+    # It would log what it does, and with errors values of rows, which may be personal.
+    os.environ.setdefault("RUST_LOG", "off")
     try:
         from pysail.spark import SparkConnectServer
     except ImportError:
@@ -84,6 +86,11 @@ def sail_session() -> Iterator[SparkSession]:
             spark.stop()
     finally:
         server.stop()
+
+
+def is_sail(spark: SparkSession) -> bool:
+    """Whether a session is on Sail: one on Spark runs in this process's own Java."""
+    return not isinstance(spark, SparkSession)
 
 
 def fixed_plans(spark: SparkSession) -> SparkSession:

@@ -75,18 +75,26 @@ def union_of(frames: Iterable[DataFrame]) -> DataFrame:
     return reduce(DataFrame.unionByName, frames)
 
 
+# Spark's names of what a value can be wrong in, and what Sail says instead where it has no such names.
+_VALUE_ERRORS = {
+    "CAST_INVALID_INPUT": "Cast error: Cannot cast ",
+    "CAST_OVERFLOW": "Cast error: Can't cast ",
+    "ARITHMETIC_OVERFLOW": "is too large to store in a Decimal",
+}
+
+
 @contextmanager
 def value_errors(name: str) -> Iterator[None]:
     """A value that an expression cannot take ends in one line, which names the table and does not show the value.
 
     Raises:
-        ContractError: in place of Spark's error, whose text has the value.
+        ContractError: in place of the engine's error, whose text has the value.
     """
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:  # Spark knows only some of Delta's errors
-        for condition in ("CAST_INVALID_INPUT", "CAST_OVERFLOW", "ARITHMETIC_OVERFLOW"):
-            if f"[{condition}]" in str(error):
+        for condition, sails_text in _VALUE_ERRORS.items():
+            if f"[{condition}]" in str(error) or sails_text in str(error):
                 raise ContractError(
                     f"{name}: {condition} in some rows; where a mapping or a rule compares or computes with text, "
                     "write cast(column as type), which gives NULL for what cannot be read"

@@ -21,7 +21,10 @@ from crm_spark.checks import Check
 from crm_spark.delta import quoted
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views
+from crm_spark.session import is_sail
 from crm_spark.tables import Column, Table, summarise
+
+pytestmark = pytest.mark.both_engines
 
 PEOPLE = Table(
     name="people",
@@ -95,7 +98,7 @@ def test_a_pinned_version_stays_readable_after_a_newer_one(spark: SparkSession, 
 def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSession, lake: Lake) -> None:
     nobody = lake.write(PEOPLE, rows_of(spark, PEOPLE), "f1")
     assert lake.read(nobody).count() == nobody.row_count == 0
-    many = [a_person(number) for number in range(50)]
+    many = [a_person(number) for number in range(500)]
     everybody = lake.write(PEOPLE, rows_of(spark, PEOPLE, *many).repartitionByRange(40, "person_id"), "f2")
     assert len(deltalake.DeltaTable(lake.path("people")).file_uris()) > 32
     assert_df_equality(lake.read(everybody), rows_of(spark, PEOPLE, *many), ignore_row_order=True, ignore_metadata=True)
@@ -197,6 +200,8 @@ def test_a_commit_notes_what_belongs_beside_it(spark: SparkSession, lake: Lake) 
 
 
 def test_a_version_with_rows_marked_as_deleted_is_read_without_them(spark: SparkSession, lake: Lake) -> None:
+    if is_sail(spark):
+        pytest.skip("only Spark marks rows, and only where it is told to")
     pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1), a_person(2), a_person(3)).coalesce(1), "f1")
     table = f"delta.{quoted(lake.path('people'))}"
     spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true')")
@@ -209,6 +214,10 @@ def test_a_version_with_rows_marked_as_deleted_is_read_without_them(spark: Spark
 
 def test_a_lake_may_stand_in_a_folder_of_many_names(spark: SparkSession, tmp_path: Path) -> None:
     folder = tmp_path / "our lake; [new] {1} é*=:'"
+    if is_sail(spark):  # it would write the names of URLs
+        with pytest.raises(LakeError, match=r"^lake: found the folder .*; --engine spark takes it$"):
+            Lake(spark, str(folder))
+        return
     for uri in (str(folder), folder.as_uri()):
         lake = Lake(spark, uri)
         assert lake.local_root == folder

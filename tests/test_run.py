@@ -19,6 +19,8 @@ from crm_spark.run import Run, code_version
 from crm_spark.session import conf_dir
 from crm_spark.tables import Column, Table
 
+pytestmark = pytest.mark.both_engines
+
 NUMBERS = Table("numbers", "One row per number.", ("number",), (Column("number", "bigint", "The number."),))
 SQUARES = Table("squares", "One row per number.", ("square",), (Column("square", "bigint", "Its square."),))
 

@@ -99,7 +99,7 @@ def refresh_cleaning(run: Run) -> None:
             beside=[run.pins[table.name] for table in (*stored, WITHHELD_KEYS, BATCH_PROFILES)],
         ),
     )
-    lake.spark.catalog.clearCache()  # what cleaning noted of keys and versions
+    lake.clear_cache()  # what cleaning noted of keys and versions
     if not run.allow_stale:
         _check_freshness(run)
 

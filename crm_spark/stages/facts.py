@@ -83,7 +83,7 @@ def refresh_facts(run: Run) -> None:
     # Where one is made anew, so is the other, also if the run ends between them.
     _update_ledger(run, FACT_CUSTOMER_THINGS, build_customer_things)
     _update_ledger(run, FACT_CUSTOMER_DAYS, build_customer_days, after=[FACT_CUSTOMER_THINGS])
-    run.lake.spark.catalog.clearCache()  # what was noted of changed groups
+    run.lake.clear_cache()  # what was noted of changed groups
     run.update(DIM_CUSTOMERS, partial(build_customers, time_zone=zone), [CLEAN["customers"], FACT_CUSTOMER_DAYS], zone)
 
 
