@@ -51,7 +51,12 @@ def read_files(spark: SparkSession, path: str, stored: DeltaTable, names: Sequen
     if not _can_be_named(path, stored, names):
         last_parts = [name.rsplit("/", 1)[-1] for name in names]
         return read_version(spark, path, stored.version()).where(F.col("_metadata.file_name").isin(last_parts))
-    return spark.read.schema(schema).parquet(*(f"{path}/{name}" for name in names))
+    return spark.read.schema(types_of(schema)).parquet(*(f"{path}/{name}" for name in names))
+
+
+def types_of(schema: StructType) -> str:
+    """A schema's names and types alone, as Sail finds those of nested fields in no file if they bear anything else."""
+    return ", ".join(f"{quoted(field.name)} {field.dataType.simpleString()}" for field in schema)
 
 
 def file_names(stored: DeltaTable) -> list[str]:

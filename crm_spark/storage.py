@@ -16,7 +16,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.delta import declaration, quoted, text
+from crm_spark.delta import declaration, quoted, text, types_of
 from crm_spark.errors import LakeError
 from crm_spark.session import is_sail
 from crm_spark.tables import Table
@@ -133,7 +133,7 @@ class _SailStorage:
                 f"MERGE INTO delta.{quoted(path)} AS t USING {{source}} AS s ON {same_key} "
                 f"WHEN MATCHED AND s.{_IS_GONE} THEN DELETE WHEN MATCHED THEN UPDATE SET * "
                 f"WHEN NOT MATCHED AND NOT s.{_IS_GONE} THEN INSERT *",
-                source=_merge_source(table, self.spark.read.schema(rows.schema).parquet(staged), removed),
+                source=_merge_source(table, self.spark.read.schema(types_of(rows.schema)).parquet(staged), removed),
             )
         # Its merge takes no note. Without the next commit, the next run restores the version before.
         _commit_note(path, note)
