@@ -92,7 +92,7 @@ class Run:
     def grow(
         self,
         table: Table,
-        build: Callable[[], DataFrame],
+        build: Callable[[Pin | None], DataFrame],
         change: Callable[[Pin, Mapping[str, Pin]], tuple[DataFrame, DataFrame | None]],
         reads: Sequence[Table],
         given: object = None,
@@ -104,8 +104,8 @@ class Run:
 
         `change` gets the version before and those of `reads` that it was made from, and gives the rows to add or to
         replace, and those whose keys go (see `Lake.change`). Where other rules made that version, `build` makes all;
-        so it does where rows are few, as that is sooner done, but for a ledger, which knows more than its inputs; and
-        where one of the `ledgers` that it was made from was made anew.
+        so it does, given that version, where rows are few, as that is sooner done, but for a ledger, which knows more
+        than its inputs; and where one of the `ledgers` that it was made from was made anew.
         """
         fingerprint = self.fingerprint(table, reads, given)
         beside = [self.pins[read.name] for read in reads if read.name not in self.absent]
@@ -117,7 +117,7 @@ class Run:
 
             base, before = self.base(table, is_made_so, ledgers)
             if base is None or (base.row_count < SMALL_COUNT and not is_ledger):
-                return self.lake.write(table, build(), fingerprint, beside)
+                return self.lake.write(table, build(base), fingerprint, beside)
             rows, removed = change(base, before)
             return self.lake.change(table, base, rows, removed, fingerprint, beside)
 

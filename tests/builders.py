@@ -25,18 +25,20 @@ from crm_spark.cleaning.tables import (
     MONEY,
 )
 from crm_spark.config import Source
-from crm_spark.facts.customers import build_customer_days, build_customer_things
+from crm_spark.facts.customers import build_customer_days, build_customer_products, build_customer_things
 from crm_spark.facts.tables import (
     DIM_CUSTOMERS,
     FACT_CONTACTS,
     FACT_CUSTOMER_DAYS,
+    FACT_CUSTOMER_PRODUCTS,
     FACT_CUSTOMER_THINGS,
     FACT_FEEDBACK,
     FACT_ORDER_LINES,
     FACT_RESPONSES,
     FACT_SERVICE_EVENTS,
 )
-from crm_spark.features.tables import LIST_OF_THINGS, feature_customers
+from crm_spark.features.customers import Ledgers
+from crm_spark.features.tables import LIST_BY_WINDOW, LIST_OF_THINGS, feature_customers
 from crm_spark.sources.landing import LandedFile, land_sources
 from crm_spark.tables import Column, Table, declared_rows
 
@@ -111,6 +113,14 @@ _DEFAULTS: dict[str, dict[str, object]] = {
         "addition_no": 1,
         "event_count": 1,
     },
+    FACT_CUSTOMER_PRODUCTS.name: {
+        "customer_id": "c1",
+        "product_id": "p1",
+        "happened_on": "2026-10-01",
+        "known_at": "2026-10-01 12:00:00",
+        "addition_no": 1,
+        "line_count": 1,
+    },
     DIM_CUSTOMERS.name: {
         "customer_id": "c1",
         "is_registered": True,
@@ -129,17 +139,23 @@ def rows_of(spark: SparkSession, table: Table, *rows: Mapping[str, object]) -> D
     return declared_rows(spark, table, values)
 
 
-def ledgers_of(events: Mapping[str, DataFrame]) -> tuple[DataFrame, DataFrame]:
-    """The customer-days and -things of fact tables, by their names, that came in one go."""
+def ledgers_of(events: Mapping[str, DataFrame]) -> Ledgers:
+    """The ledgers of fact tables, by their names, that came in one go."""
     came = {name: rows.withColumn("sign", F.lit(1)) for name, rows in events.items()}
-    return build_customer_days(came, {}, 1), build_customer_things(came, {}, 1)
+    lines = FACT_ORDER_LINES.name
+    if lines not in came:
+        spark = next(iter(came.values())).sparkSession
+        came[lines] = rows_of(spark, FACT_ORDER_LINES).withColumn("sign", F.lit(1))
+    return Ledgers(
+        *(build(came, {}, 1) for build in (build_customer_days, build_customer_things, build_customer_products))
+    )
 
 
 def features_of(spark: SparkSession, rows: pd.DataFrame, as_of: date = date(2026, 6, 1)) -> DataFrame:
     """Rows of feature_customers with one window and plausible values for every column that `rows` lacks."""
     table = feature_customers([28])
     defaults = {"as_of": as_of, "known_until": utc("2026-06-02"), "recency_days": 5, "tenure_days": 400}
-    of_type = {"bigint": 1, "int": 1, "double": 0.5, MONEY: 0, LIST_OF_THINGS: []}
+    of_type = {"bigint": 1, "int": 1, "double": 0.5, MONEY: 0, LIST_OF_THINGS: [], LIST_BY_WINDOW: []}
     known = rows.astype(object).where(rows.notna(), None).to_dict("records")
     filled = [{column.name: of_type.get(column.type) for column in table.columns} | defaults | row for row in known]
     return declared_rows(

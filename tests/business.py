@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -42,10 +42,13 @@ from crm_spark.facts.tables import (
     FACT_SERVICE_EVENTS,
     FACT_VISITS,
 )
+from crm_spark.features.customers import Ledgers
 
 NEW_YORK = "America/New_York"
 _OPENED = datetime(2026, 5, 15, tzinfo=UTC)
 _LATE = (timedelta(0), timedelta(minutes=1), timedelta(days=1), timedelta(days=20))
+_PRICES = (None, Decimal(0), Decimal("0.3333"), *(Decimal(n) for n in range(3, 8)))
+_TEXTS = {None: None, "It is great, thank you!": 1, "不好很失望": -1, "It came on Monday.": 0}
 Row = dict[str, Any]
 
 
@@ -61,7 +64,9 @@ class Business:
     feedback: list[Row] = field(default_factory=list)
     visits: list[Row] = field(default_factory=list)
     products: list[Row] = field(
-        default_factory=lambda: [{"product_id": f"k{n}", "category": f"k{n}" if n else None} for n in range(8)]
+        default_factory=lambda: [
+            {"product_id": f"k{n}", "category": f"k{n // 2}" if n else None, "price": _PRICES[n]} for n in range(8)
+        ]
     )
     campaigns: list[Row] = field(
         default_factory=lambda: [{"campaign_id": "k1", "channel": "email"}, {"campaign_id": "k2", "channel": "mail"}]
@@ -129,7 +134,8 @@ def random_business(seed: int) -> Business:
         business.service_events.append(known(row, at))
     for number in range(250):
         at, rating = instant(), one_of(None, Decimal(1), Decimal("3.5"), Decimal(5))
-        row = {"feedback_id": f"f{number}", "customer_id": someone(), "given_at": at, "rating": rating, "text": "?"}
+        text = one_of(*_TEXTS)
+        row = {"feedback_id": f"f{number}", "customer_id": someone(), "given_at": at, "rating": rating, "text": text}
         business.feedback.append(known(row, at))
     for session_no in range(200):
         customer, began_at = someone(), instant()
@@ -144,8 +150,8 @@ def random_business(seed: int) -> Business:
     return business
 
 
-def facts_of(spark: SparkSession, business: Business) -> tuple[DataFrame, DataFrame, DataFrame]:
-    """The customers, their days and their things as the facts layer makes them."""
+def facts_of(spark: SparkSession, business: Business) -> tuple[DataFrame, Ledgers]:
+    """The customers and their ledgers as the facts layer makes them."""
     products = rows_of(spark, CLEAN_PRODUCTS, *business.products)
     campaigns = rows_of(spark, CLEAN_CAMPAIGNS, *business.campaigns)
     events = {
@@ -158,8 +164,8 @@ def facts_of(spark: SparkSession, business: Business) -> tuple[DataFrame, DataFr
         FACT_FEEDBACK.name: build_feedback(rows_of(spark, CLEAN_FEEDBACK, *business.feedback), NEW_YORK),
         FACT_VISITS.name: build_visits(rows_of(spark, CLEAN_VISITS, *business.visits), NEW_YORK),
     }
-    days, things = ledgers_of(events)
-    return build_customers(rows_of(spark, CLEAN_CUSTOMERS, *business.customers), days, NEW_YORK), days, things
+    ledgers = ledgers_of(events)
+    return build_customers(rows_of(spark, CLEAN_CUSTOMERS, *business.customers), ledgers.days, NEW_YORK), ledgers
 
 
 def expected_features(
@@ -180,6 +186,7 @@ class _Seen:
     def __init__(self, business: Business, as_of: date, known_until: datetime) -> None:
         self.as_of, self.known_until = as_of, known_until
         self.category_of = {row["product_id"]: row["category"] for row in business.products}
+        self.price_of = {row["product_id"]: row.get("price") for row in business.products}
         self.channel_of = {row["campaign_id"]: row["channel"] for row in business.campaigns}
         self.registered = {
             row["customer_id"]: row
@@ -245,6 +252,15 @@ def _ratio(part: float | Decimal, whole: float | Decimal) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
+def _by_window(seen: "_Seen", rows: Iterable[Row], name: str, windows_days: Sequence[int]) -> list[Row]:
+    listed = []
+    for days in sorted(windows_days):
+        within = [row for row in rows if row["day"] >= seen.as_of - timedelta(days=days)]
+        for entry in _listed(within, lambda row: row.get(name)):
+            listed.append({"window_days": days, "thing": entry["thing"], "event_count": entry["event_count"]})
+    return listed
+
+
 def _listed(rows: Iterable[Row], value: Callable[[Row], Any]) -> list[Row]:
     named = [(value(row), row["day"]) for row in rows if value(row) is not None]
     counts = Counter(name for name, _ in named)
@@ -260,6 +276,8 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
 
     purchases, orders = own(seen.purchases), [row for row in own(seen.purchases) if row["opens"]]
     rated = [row for row in own(seen.feedback) if row["rating"] is not None]
+    moods = [_TEXTS[row["text"]] for row in own(seen.feedback) if row["text"] is not None]
+    priced = [row for row in purchases if row["quantity"] and seen.price_of.get(row["product_id"])]
     days = sorted({row["day"] for row in orders})
     gaps = [(after - before).days for before, after in pairwise(days)]
     mean_gap = sum(gaps) / len(gaps) if gaps else None
@@ -274,6 +292,10 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
     told = [row for row in purchases if row["quantity"] is not None]
     discounted = [row for row in told if row["discount_amount"] and row["discount_amount"] > 0]
     plain = [row for row in told if row not in discounted]
+
+    def usually(line: Row) -> Decimal:
+        exact: Decimal = line["quantity"] * seen.price_of[line["product_id"]]
+        return exact.quantize(Decimal("0.0001"), ROUND_HALF_UP)
 
     def units(lines: Sequence[Row]) -> Decimal:
         return sum((row["quantity"] for row in lines), Decimal(0))
@@ -295,6 +317,15 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "discount_quantity_ratio": (
             _ratio(float(units(discounted)) / len(discounted) * len(plain), units(plain)) if discounted else None
         ),
+        "priced_amount": sum((row["amount"] for row in priced), Decimal(0)),
+        "usual_amount": sum((usually(row) for row in priced), Decimal(0)),
+        "price_ratio": _ratio(sum(row["amount"] for row in priced), sum(map(usually, priced))),
+        "product_count": len({row["product_id"] for row in purchases}),
+        "texted_feedback_count": len(moods),
+        "sentiment_sum": sum(moods),
+        "mean_sentiment": _ratio(sum(moods), len(moods)),
+        "contact_channels_by_window": _by_window(seen, own(seen.contacts), "channel", windows_days),
+        "service_kinds_by_window": _by_window(seen, own(seen.service), "kind", windows_days),
         "night_order_count": part_of_day(0, 5),
         "morning_order_count": part_of_day(6, 11),
         "afternoon_order_count": part_of_day(12, 17),

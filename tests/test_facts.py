@@ -113,7 +113,7 @@ def test_returns_open_no_order_and_count_in_net_on_their_own_day(spark: SparkSes
         # Nothing paid is a purchase still.
         {"order_id": "o5", "amount": "0.00", "quantity": "1", "ordered_at": "2026-10-08 12:00:00"},
     )
-    days, _ = ledgers_of({FACT_ORDER_LINES.name: lines})
+    days = ledgers_of({FACT_ORDER_LINES.name: lines}).days
     actual = days.select(
         F.col("happened_on").cast("string"),
         "order_count",
@@ -230,7 +230,7 @@ def test_every_customer_whom_any_entity_names_is_there_once(spark: SparkSession)
         NEW_YORK,
     )
     events = {FACT_ORDER_LINES.name: lines, FACT_CONTACTS.name: contacts, FACT_RESPONSES.name: responses}
-    everyone = build_customers(customers, ledgers_of(events)[0], NEW_YORK)
+    everyone = build_customers(customers, ledgers_of(events).days, NEW_YORK)
     assert summarise(everyone, DIM_CUSTOMERS).violations == ()
     actual = everyone.select(
         "customer_id",
@@ -270,7 +270,7 @@ def test_things_are_counted_by_day_and_by_when_they_were_learned_of(spark: Spark
         {"happened_hour": 9, "happened_on": "2026-10-04", "channel": "email"},
         {"response_id": "r2", "happened_hour": 9, "happened_on": "2026-10-04"},
     )
-    _, actual = ledgers_of({FACT_ORDER_LINES.name: lines, FACT_RESPONSES.name: responses})
+    actual = ledgers_of({FACT_ORDER_LINES.name: lines, FACT_RESPONSES.name: responses}).things
     expected = rows_of(
         spark,
         FACT_CUSTOMER_THINGS,
@@ -316,7 +316,7 @@ def test_the_measures_of_the_days_add_up_to_the_lines_exactly(spark: SparkSessio
         for row in random_orders.to_dict("records")
     ]
     lines = lines_of(spark, *given, zone=NEW_YORK)
-    days, _ = ledgers_of({FACT_ORDER_LINES.name: lines})
+    days = ledgers_of({FACT_ORDER_LINES.name: lines}).days
     actual = {
         (row["customer_id"], row["happened_on"], row["known_at"].timestamp()): [row[name] for name in MEASURES]
         for row in days.collect()
@@ -391,7 +391,7 @@ def test_days_count_each_kind_of_event_by_itself(spark: SparkSession) -> None:
             "rated_day_sum": day_no, "rated_day_square_sum": day_no * day_no, "rating_day_sum_e4": day_no * 45000,
         },
     )  # fmt: skip
-    same(ledgers_of(events)[0], expected)
+    same(ledgers_of(events).days, expected)
 
 
 def test_a_session_is_of_its_first_day_and_what_it_came_to_is_known_as_its_actions_are(spark: SparkSession) -> None:
@@ -444,7 +444,7 @@ def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
         FACT_FEEDBACK.name: build_feedback(nothing(spark, CLEAN_FEEDBACK), "UTC"),
         FACT_VISITS.name: build_visits(nothing(spark, CLEAN_VISITS), "UTC"),
     }
-    days, things = ledgers_of(events)
+    days, things, _ = ledgers_of(events)
     made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), days, "UTC"), days, things]
     counted = [frame.groupBy().count() for frame in made]
     assert [row["count"] for row in union_of(counted).collect()] == [0] * len(made)

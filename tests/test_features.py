@@ -12,8 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.cleaning.tables import CLEAN_ORDERS, CLEAN_PRODUCTS
 from crm_spark.facts.events import build_order_lines
-from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_ORDER_LINES
-from crm_spark.features.customers import Cutoff, build_feature_customers
+from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_ORDER_LINES, LEDGERS
+from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers
 from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
 from crm_spark.tables import declared_rows, summarise
 
@@ -27,7 +27,7 @@ def features_of_orders(spark: SparkSession, orders: list[dict[str, object]], cut
     events = {FACT_ORDER_LINES.name: lines}
     features = build_feature_customers(
         rows_of(spark, DIM_CUSTOMERS, {"customer_id": "registered"}),
-        *ledgers_of(events),
+        ledgers_of(events),
         cutoffs,
         windows_days=[28],
     )
@@ -104,7 +104,8 @@ WINDOWS = [7, 28, 91]
 
 
 def build(frames: Sequence[DataFrame]) -> DataFrame:
-    return build_feature_customers(*frames, cutoffs=CUTOFFS, windows_days=WINDOWS)
+    customers, *ledgers = frames
+    return build_feature_customers(customers, Ledgers(*ledgers), CUTOFFS, WINDOWS)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,9 @@ def business() -> Business:
 @pytest.fixture(scope="module")
 def stored_facts(spark: SparkSession, business: Business) -> list[DataFrame]:
     """The facts once and for all, so that two builds of features start from the same rows."""
-    tables = (DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
+    customers, ledgers = facts_of(spark, business)
     stored = []
-    for frame, table in zip(facts_of(spark, business), tables, strict=True):
+    for frame, table in zip((customers, *ledgers), (DIM_CUSTOMERS, *LEDGERS), strict=True):
         assert summarise(frame, table).violations == ()
         stored.append(declared_rows(spark, table, [tuple(row) for row in frame.collect()]))
     return stored
@@ -164,8 +165,7 @@ def test_the_order_and_partitions_of_rows_do_not_matter(spark: SparkSession, sto
 
 
 def test_nobody_known_gives_no_rows(spark: SparkSession) -> None:
-    tables = (DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
-    nobody = build_feature_customers(*(rows_of(spark, table) for table in tables), cutoffs=CUTOFFS, windows_days=[28])
+    nobody = build([rows_of(spark, table) for table in (DIM_CUSTOMERS, *LEDGERS)])
     assert nobody.collect() == []
 
 

@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import fields
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from crm_spark.cleaning.tables import CLEAN, HAPPENED_AT
 from crm_spark.config import Config, conf_dir, load_config
-from crm_spark.facts.tables import EVENTS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
+from crm_spark.facts.tables import EVENTS, FACT_ORDER_LINES, LEDGERS
 from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
 from crm_spark.lake import Lake, Pin, Publication
 from crm_spark.run import Run
@@ -26,7 +27,6 @@ FEATURES = feature_customers(WINDOWS)
 Stages = Sequence[tuple[str, Callable[[Run], None]]]
 STAGES: Stages = (("facts", refresh_facts), ("features", refresh_features))
 FIRST = date(2026, 10, 1)
-LEDGERS = (FACT_CUSTOMER_DAYS.name, FACT_CUSTOMER_THINGS.name)
 ORIGIN = {"source": "test", "batch_id": "b1"}
 ENTITIES = ("customers", "orders", "products", "responses", "campaigns", "visits")
 
@@ -208,7 +208,7 @@ def test_slices_made_anew_from_the_ledgers_are_the_same_to_the_bit(growing: Grow
         }
 
     assert lasting(anew) == lasting(second)
-    for name in LEDGERS:
+    for name in (ledger.name for ledger in LEDGERS):
         assert anew.pins[name] == second.pins[name]
 
 
@@ -223,7 +223,7 @@ def test_a_day_known_otherwise_replaces_its_slice_alone(growing: Growing, first:
 
 
 def test_ledgers_only_grow(growing: Growing, first: Run, second: Run) -> None:
-    for name in LEDGERS:
+    for name in (ledger.name for ledger in LEDGERS):
         assert growing.lake.only_grew(first.pins[name], second.pins[name])
         assert first.pins[name].row_count < second.pins[name].row_count
 
@@ -246,3 +246,31 @@ def test_ledgers_made_anew_make_every_slice_anew_as_if_all_had_come_in_time(
     now = amended(known_before(business, second.known_until))
     for as_of in (first.as_of, second.as_of):
         assert_told(told[as_of], now, as_of, midnight_after(as_of))
+
+
+def test_a_line_keeps_the_price_of_when_it_was_first_told_of(spark: SparkSession, tmp_path: Path) -> None:
+    growing = Growing(Lake(spark, str(tmp_path / "lake")))
+    line = {"order_id": "o1", "line_no": 1, "customer_id": "c1", "ordered_at": utc("2026-09-01 12:00:00"),
+            "product_id": "p1", "quantity": Decimal(1), "amount": Decimal(9)}  # fmt: skip
+    shop = Business(orders=[line], products=[{"product_id": "p1", "category": "bread", "price": Decimal(10)}])
+
+    def usual_prices(until: datetime) -> tuple[Run, dict[str, Decimal]]:
+        growing.follow(shop)
+        run = growing.refresh(FIRST, until, stages=[("facts", refresh_facts)])
+        rows = run.read(FACT_ORDER_LINES).collect()
+        return run, {f"{row['order_id']}-{row['line_no']}": row["usual_price"] for row in rows}
+
+    first, prices = usual_prices(midnight_after(FIRST))
+    assert prices == {"o1-1": 10}
+
+    # Of another price alone, nothing comes; a line that comes with it takes it, the one beside it keeps its own.
+    shop.products = [shop.products[0] | {"price": Decimal(12)}]
+    dearer, prices = usual_prices(midnight_after(FIRST))
+    assert prices == {"o1-1": 10}
+    assert dearer.pins[FACT_ORDER_LINES.name].content_hash == first.pins[FACT_ORDER_LINES.name].content_hash
+    shop.orders.append(line | {"line_no": 2})
+    assert usual_prices(midnight_after(FIRST))[1] == {"o1-1": 10, "o1-2": 12}
+
+    # Made anew from the clean tables, all take the price that these tell.
+    anew = growing.refresh(FIRST, midnight_after(FIRST), stages=[("facts", refresh_facts)], rebuilt={"facts"})
+    assert {row["usual_price"] for row in anew.read(FACT_ORDER_LINES).collect()} == {Decimal(12)}

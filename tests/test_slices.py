@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from crm_spark.facts.measures import MEASURES, THING_KINDS
-from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
-from crm_spark.features.customers import Cutoff, build_feature_customers, build_next_slice
+from crm_spark.facts.tables import (
+    DIM_CUSTOMERS,
+    FACT_CUSTOMER_DAYS,
+    FACT_CUSTOMER_PRODUCTS,
+    FACT_CUSTOMER_THINGS,
+)
+from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
 from crm_spark.features.tables import DEFAULT_WINDOWS_DAYS
 from crm_spark.tables import declared_rows
 
@@ -32,6 +37,7 @@ class Histories:
         rng = np.random.default_rng(seed)
         self.days: dict[tuple[object, ...], list[int]] = {}
         self.things: dict[tuple[object, ...], int] = {}
+        self.products: dict[tuple[object, ...], int] = {}
         for number in range(customers):
             customer = f"c{number}"
             for _ in range(rng.integers(0, 12)):
@@ -77,19 +83,24 @@ class Histories:
             day[place] += sign * count
         of_thing = (customer, *thing, happened_on, known_at)
         self.things[of_thing] = self.things.get(of_thing, 0) + sign
+        of_product = (customer, thing[1], happened_on, known_at)
+        self.products[of_product] = self.products.get(of_product, 0) + sign
 
-    def tables(self, spark: SparkSession) -> tuple[DataFrame, DataFrame, DataFrame]:
+    def tables(self, spark: SparkSession) -> tuple[DataFrame, Ledgers]:
         registered = [
             {"customer_id": customer, "registered_on": str(on), "registration_known_at": f"{on} 12:00:00"}
             for customer, on in self.customers
         ]
         days = [(*key[:3], 1, *key[3:], *counts) for key, counts in self.days.items()]
-        things = [(*key, 1, count) for key, count in self.things.items() if count]
-        return (
-            rows_of(spark, DIM_CUSTOMERS, *registered),
+        things, products = (
+            [(*key, 1, count) for key, count in counts.items() if count] for counts in (self.things, self.products)
+        )
+        ledgers = Ledgers(
             declared_rows(spark, FACT_CUSTOMER_DAYS, days),
             declared_rows(spark, FACT_CUSTOMER_THINGS, things),
+            declared_rows(spark, FACT_CUSTOMER_PRODUCTS, products),
         )
+        return rows_of(spark, DIM_CUSTOMERS, *registered), ledgers
 
 
 def test_the_next_slice_is_that_of_all_days(spark: SparkSession, pytestconfig: pytest.Config) -> None:

@@ -176,10 +176,12 @@ CLEAN_PRODUCTS = Table(
         Column("category", "string", "Its category.", nullable=True),
         Column("department", "string", "Its department.", nullable=True),
         Column("brand", "string", "Its brand.", nullable=True),
+        Column("price", MONEY, "What a unit of it usually costs, in the reporting currency.", nullable=True),
         _SEQUENCE_NO,
         _SOURCE,
         _BATCH,
     ),
+    checks=(Check("price_not_negative", "price IS NULL OR price >= 0"),),
 )
 
 CLEAN_SERVICE_EVENTS = Table(

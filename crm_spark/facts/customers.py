@@ -1,8 +1,8 @@
-"""What happened to each customer: who they are, their days, and the things they bought.
+"""What happened to each customer: who they are, their days, what these were about, and the products they bought.
 
-Days and things are ledgers: they only grow. An event counts from when the company learned of it. What an earlier
-cut-off did not see, though it would have by that instant (a late row, a correction, a row taken back), counts from when
-that cut-off was: so features of that day stay what they were, and later ones tell the truth.
+Days, things and products are ledgers: they only grow. An event counts from when the company learned of it. What an
+earlier cut-off did not see, though it would have by that instant (a late row, a correction, a row taken back), counts
+from when that cut-off was: so features of that day stay what they were, and later ones tell the truth.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,13 @@ from pyspark.sql import functions as F
 
 from crm_spark.facts.events import parse_business_day
 from crm_spark.facts.measures import MEASURES, THING_KINDS, ThingKind
-from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
+from crm_spark.facts.tables import (
+    DIM_CUSTOMERS,
+    FACT_CUSTOMER_DAYS,
+    FACT_CUSTOMER_PRODUCTS,
+    FACT_CUSTOMER_THINGS,
+    FACT_ORDER_LINES,
+)
 from crm_spark.tables import Table, conform, union_of
 
 
@@ -62,6 +68,20 @@ def build_customer_things(
         if thing.event in changes
     )
     return _as_ledger(counted.where("event_count <> 0"), addition_no, FACT_CUSTOMER_THINGS)
+
+
+def build_customer_products(
+    changes: Mapping[str, DataFrame], slices: Mapping[date, datetime], addition_no: int
+) -> DataFrame:
+    """Rows: one per customer, product bought, business day and instant of learning.
+
+    Arguments as of `build_customer_days`.
+    """
+    lines = _as_learned(changes[FACT_ORDER_LINES.name], slices).where("NOT is_return AND product_id IS NOT NULL")
+    counted = lines.groupBy("customer_id", "product_id", "happened_on", "known_at").agg(
+        F.sum("sign").alias("line_count")
+    )
+    return _as_ledger(counted.where("line_count <> 0"), addition_no, FACT_CUSTOMER_PRODUCTS)
 
 
 def _count_things(events: DataFrame, thing: ThingKind) -> DataFrame:

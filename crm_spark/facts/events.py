@@ -3,6 +3,7 @@
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from crm_spark.facts.sentiment import parse_sentiment
 from crm_spark.facts.tables import (
     FACT_CONTACTS,
     FACT_FEEDBACK,
@@ -61,7 +62,11 @@ def build_order_lines(orders: DataFrame, products: DataFrame, time_zone: str) ->
         .withColumn("happened_on", F.when(F.col("is_return"), own_day).otherwise(order_day))
         .withColumn("happened_hour", F.when(F.col("is_return"), own_hour).otherwise(order_hour))
         .withColumn("is_order_opening", ~F.col("is_return") & (F.col("line_no") == F.col("opening_line_no")))
-        .join(products.select("product_id", "category", "department", "brand"), "product_id", "left")
+        .join(
+            products.select("product_id", "category", "department", "brand", F.col("price").alias("usual_price")),
+            "product_id",
+            "left",
+        )
     )
     return conform(lines.select(*FACT_ORDER_LINES.column_names), FACT_ORDER_LINES)
 
@@ -96,7 +101,9 @@ def build_service_events(service_events: DataFrame, time_zone: str) -> DataFrame
 
 def build_feedback(feedback: DataFrame, time_zone: str) -> DataFrame:
     """Rows: one per clean feedback."""
-    dated = feedback.withColumnRenamed("given_at", "happened_at")
+    dated = feedback.withColumnRenamed("given_at", "happened_at").withColumn(
+        "sentiment", parse_sentiment(F.col("text"))
+    )
     return conform(_add_days(dated, time_zone).select(*FACT_FEEDBACK.column_names), FACT_FEEDBACK)
 
 

@@ -46,6 +46,7 @@ def _e4(number: str, condition: str = "TRUE") -> str:
 
 
 _IS_DISCOUNTED = "NOT is_return AND discount_amount > 0"
+_IS_PRICED = "NOT is_return AND quantity > 0 AND usual_price > 0"
 # Days count from here in sums of days, so that they stay small.
 _DAY_NO = "datediff(happened_on, DATE '2000-01-01')"
 
@@ -68,6 +69,12 @@ MEASURES = (
         "discounted_quantity_line_count",
         _count(f"{_IS_DISCOUNTED} AND quantity IS NOT NULL"),
         "Purchased lines with a discount that tell units.",
+    ),
+    _order("priced_amount_e4", _e4("amount", _IS_PRICED), "Paid for units whose usual price is told, in 1/10,000."),
+    _order(
+        "usual_amount_e4",
+        _whole("cast(quantity * usual_price AS decimal(18,4)) * 10000", _IS_PRICED),
+        "What these units would have cost at that price, in 1/10,000.",
     ),
     _order("night_order_count", _count_opening("happened_hour < 6"), "Orders from 0 to 6 o'clock."),
     _order("morning_order_count", _count_opening("happened_hour BETWEEN 6 AND 11"), "Orders from 6 to 12 o'clock."),
@@ -96,6 +103,8 @@ MEASURES = (
         _e4(f"{_DAY_NO} * rating", "rating IS NOT NULL"),
         "Sum of ratings times these numbers, in 1/10,000.",
     ),
+    _feedback("texted_feedback_count", _count("sentiment IS NOT NULL"), "Of all, those with a text."),
+    _feedback("sentiment_sum", "sentiment", "Texts that praise less those that complain."),
     _visit("session_count", _count("is_session_opening"), "Sessions on a site or in an app."),
     _visit("page_view_count", _count("action = 'view'"), "Page views."),
     _visit("cart_session_count", _count("is_first_cart"), "Sessions in which something was put into the cart."),

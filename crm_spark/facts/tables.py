@@ -49,6 +49,7 @@ FACT_ORDER_LINES = Table(
         Column("store_id", "string", "The store.", nullable=True),
         Column("channel", "string", "The channel.", nullable=True),
         Column("quantity", MONEY, "Units or measure; negative for a return.", nullable=True),
+        Column("usual_price", MONEY, "What a unit usually cost when the line was first told of.", nullable=True),
         Column("amount", MONEY, "What was paid; negative for a return."),
         Column("discount_amount", MONEY, "What was taken off the price; 0 where not stated."),
         Column("is_return", "boolean", "Goods came back: it counts in net amounts, never as a purchase."),
@@ -117,6 +118,7 @@ FACT_FEEDBACK = Table(
         _HAPPENED_ON,
         _KNOWN_AT,
         Column("rating", MONEY, "From 1, the worst, to 5, the best.", nullable=True),
+        Column("sentiment", "int", "1 if its text praises, -1 if it complains, 0 if neither.", nullable=True),
         Column("channel", "string", "Through which channel.", nullable=True),
         Column("product_id", "string", "About which product.", nullable=True),
     ),
@@ -179,7 +181,25 @@ FACT_CUSTOMER_THINGS = Table(
     ),
 )
 
+FACT_CUSTOMER_PRODUCTS = Table(
+    name="fact_customer_products",
+    comment="One row per customer, product bought, business day, instant of learning and addition: numbers that add "
+    "up; what was corrected is taken back by a row with a negative one.",
+    key=("customer_id", "product_id", "happened_on", "known_at", "addition_no"),
+    columns=(
+        _CUSTOMER,
+        Column("product_id", "string", "The product."),
+        _HAPPENED_ON,
+        _LEARNED_AT,
+        _ADDITION_NO,
+        Column("line_count", "bigint", "Purchased lines of it."),
+    ),
+)
+
+# What only grows. They are told apart by what a row is about, so that each is as small as it can be.
+LEDGERS = (FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_CUSTOMER_PRODUCTS)
+
 # The tables of events, whose days are counted and whose things are told apart.
 EVENTS = (FACT_ORDER_LINES, FACT_CONTACTS, FACT_RESPONSES, FACT_SERVICE_EVENTS, FACT_FEEDBACK, FACT_VISITS)
 
-TABLES = (DIM_CUSTOMERS, *EVENTS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
+TABLES = (DIM_CUSTOMERS, *EVENTS, *LEDGERS)

@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 from datetime import date, datetime, timedelta
 from functools import reduce
 from operator import or_
+from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -17,10 +18,11 @@ from pyspark.sql import functions as F
 from crm_spark.cleaning.tables import MONEY
 from crm_spark.facts.measures import MEASURES
 from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, Total, spans, totals
-from crm_spark.features.tables import DEMOGRAPHICS, LIST_OF_THINGS, feature_customers
+from crm_spark.features.tables import DEMOGRAPHICS, LIST_BY_WINDOW, LIST_OF_THINGS, feature_customers
 from crm_spark.tables import conform, local_rows, union_of
 
 _SLICE = ["customer_id", "as_of"]
+_THING = [*_SLICE, "kind", "window_days", "thing"]
 
 
 @dataclass(frozen=True, order=True)
@@ -31,10 +33,17 @@ class Cutoff:
     known_until: datetime
 
 
+class Ledgers(NamedTuple):
+    """Rows of `fact_customer_days`, `fact_customer_things` and `fact_customer_products`."""
+
+    days: DataFrame
+    things: DataFrame
+    products: DataFrame
+
+
 def build_feature_customers(
     customers: DataFrame,
-    customer_days: DataFrame,
-    customer_things: DataFrame,
+    ledgers: Ledgers,
     cutoffs: Sequence[Cutoff],
     windows_days: Sequence[int],
 ) -> DataFrame:
@@ -55,16 +64,17 @@ def build_feature_customers(
         is_seen = (F.col("happened_on") < F.col("as_of")) & (F.col("known_at") < F.col("known_until"))
         return events.repartition("customer_id").join(F.broadcast(cuts), is_seen).withColumn("is_new", F.lit(True))
 
-    kept = _summarise_days(seen(customer_days), windows_days).join(
-        _list_things(_add_up_things(seen(customer_things)), windows_days), _SLICE, "left"
+    kept = (
+        _summarise_days(seen(ledgers.days), windows_days)
+        .join(_list_things(_add_up_things(seen(ledgers.things), windows_days), windows_days), _SLICE, "left")
+        .join(_count_products(seen(ledgers.products)), _SLICE, "left")
     )
     return _finish(kept, customers, cuts, windows_days)
 
 
 def build_next_slice(
     customers: DataFrame,
-    customer_days: DataFrame,
-    customer_things: DataFrame,
+    ledgers: Ledgers,
     features: DataFrame,
     base: Cutoff,
     cutoff: Cutoff,
@@ -72,9 +82,9 @@ def build_next_slice(
 ) -> DataFrame:
     """Rows: as of `build_feature_customers` for one cut-off, made from the slice of an earlier one among `features`.
 
-    Days are read that entered or left a window, and all of those customers of whom something was learned late. The
-    ledgers must have grown only since the base: what was corrected or deleted is taken back by rows of its own, learned
-    later, and no customer is gone.
+    Days are read that entered or left a window, all of those customers of whom something was learned late, and the
+    products of those who bought. The ledgers must have grown only since the base: what was corrected or deleted is
+    taken back by rows of its own, learned later, and no customer is gone.
 
     Raises:
         ValueError: if the base is after the cut-off, in one of both times.
@@ -84,21 +94,21 @@ def build_next_slice(
     # The date comes by a join: Sail takes ten times as long to group by a literal.
     only_cut = F.broadcast(cuts.select("as_of"))
     step = _Step(base, cutoff)
-    late = step.late_customers(customer_days, customer_things)
+    late = step.late_customers(ledgers)
     ends = _window_ends(windows_days)
-    days, things = (
-        step.changing(ledger, late, ends).crossJoin(only_cut) for ledger in (customer_days, customer_things)
-    )
+    days, things = (step.changing(ledger, late, ends).crossJoin(only_cut) for ledger in (ledgers.days, ledgers.things))
+    bought = step.of_changed_customers(ledgers.products, late).crossJoin(only_cut)
     is_base = (F.col("as_of") == F.lit(base.as_of)) & (F.col("known_until") == F.lit(base.known_until))
     before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
-    lists_before = before.select(*_SLICE, *(kind.name for kind in THING_LISTS))
+    lists_before = before.select(*_SLICE, *_list_names())
     listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
-    both = listed.unionByName(_add_up_things(things.where("is_new"))).groupBy(*_SLICE, "kind", "thing")
+    both = listed.unionByName(_add_up_things(things, windows_days, base.as_of)).groupBy(*_THING)
     added_up = both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on"))
-    lists = _list_things(added_up, windows_days)
-    changes = _summarise_days(days, windows_days, base.as_of).join(lists, _SLICE, "full")
+    lists = _list_things(added_up.where("event_count > 0"), windows_days)
+    things_told = lists.join(_count_products(bought), _SLICE, "full")
+    changes = _summarise_days(days, windows_days, base.as_of).join(things_told, _SLICE, "full")
     kept_before = before.selectExpr(*_SLICE, *(f"{name} AS before_{name}" for name in _kept_columns(windows_days)))
     kept = kept_before.join(changes, _SLICE, "full").selectExpr(*_SLICE, *_continued(windows_days))
     return _finish(kept, customers, cuts, windows_days)
@@ -115,7 +125,7 @@ class _Step:
         if self.base.as_of > self.cutoff.as_of or self.base.known_until > self.cutoff.known_until:
             raise ValueError(f"expected a base before the cut-off: found {self.base}, {self.cutoff}")
 
-    def late_customers(self, *ledgers: DataFrame) -> DataFrame | None:
+    def late_customers(self, ledgers: Ledgers) -> DataFrame | None:
         """Those of whom something was learned since that happened before the base; None if there are none."""
         happened_before = F.col("happened_on") < F.lit(self.base.as_of)
         rows = (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers)
@@ -137,6 +147,12 @@ class _Step:
             theirs = seen.join(late, "customer_id", "left_semi").withColumn("is_new", F.lit(True))
             changing = changing.join(late, "customer_id", "left_anti").unionByName(theirs)
         return changing
+
+    def of_changed_customers(self, ledger: DataFrame, late: DataFrame | None) -> DataFrame:
+        """All events of those customers of whom something is new, or was learned late."""
+        changed = ledger.where(self._is_new()).select("customer_id")
+        changed = (changed if late is None else changed.union(late)).distinct()
+        return ledger.where(self._is_seen(self.cutoff)).join(changed, "customer_id", "left_semi")
 
     def _is_new(self) -> Column:
         return self._is_seen(self.cutoff) & ~self._is_seen(self.base)
@@ -256,7 +272,7 @@ def _continued(windows_days: Sequence[int]) -> Iterator[str]:
         first, last = f"first_{event.event}_on", f"last_{event.event}_on"
         yield f"coalesce(before_{first}, {first}) AS {first}"
         yield f"coalesce({last}, before_{last}) AS {last}"
-    # Of whom no thing came or left a window, nothing is listed anew.
+    # Of whom no thing came or left a window, nothing is listed anew; who bought nothing has as many products as before.
     for name in _thing_columns(windows_days):
         yield f"coalesce({name}, before_{name}) AS {name}"
 
@@ -268,60 +284,99 @@ def _kept_columns(windows_days: Sequence[int]) -> list[str]:
 
 
 def _thing_columns(windows_days: Sequence[int]) -> list[str]:
-    return [*(things.name for things in THING_LISTS), *_thing_counts(windows_days)]
+    return [*_list_names(), *_thing_counts(windows_days), "product_count"]
+
+
+def _list_names() -> list[str]:
+    return [*(things.name for things in THING_LISTS), *(things.by_window for things in THING_LISTS if things.by_window)]
 
 
 def _thing_counts(windows_days: Sequence[int]) -> dict[str, str]:
     """By column, in SQL, which rows of `_add_up_things` it counts."""
     return {
-        f"{things.count}{suffix}": f"kind = '{things.kind}'"
+        f"{things.count}{suffix}": f"kind = '{things.kind}' AND window_days IS NULL"
         + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
         for things in THING_LISTS
         for window, suffix, _ in (spans(windows_days) if things.count else ())
     }
 
 
-def _add_up_things(seen: DataFrame) -> DataFrame:
-    """Rows: one per customer, cut-off and thing: how many events were about it, and when the last."""
-    thing = [*_SLICE, "kind", "thing"]
-    days = seen.groupBy(*thing, "happened_on").agg(F.sum("event_count").alias("event_count"))
+def _count_products(seen: DataFrame) -> DataFrame:
+    """Rows: one per customer and cut-off who bought a product: how many."""
+    products = seen.groupBy(*_SLICE, "product_id").agg(F.sum("line_count").alias("line_count"))
+    return products.where("line_count > 0").groupBy(*_SLICE).agg(F.count("product_id").alias("product_count"))
+
+
+def _add_up_things(seen: DataFrame, windows_days: Sequence[int], base_as_of: date | None = None) -> DataFrame:
+    """Rows: one per customer, cut-off and thing, and one a window if its kind is listed by window (NULL: ever).
+
+    They tell how many events were about it, and when the last; with a base, by how many more than there.
+    """
+    of_day = [*_SLICE, "kind", "thing", "happened_on"]
+    days = seen.groupBy(*of_day).agg(F.bool_or("is_new").alias("is_new"), F.sum("event_count").alias("event_count"))
+    spans_of_kinds = [
+        (things.kind, days) for things in THING_LISTS for days, _, _ in spans(windows_days if things.by_window else ())
+    ]
+    kinds = local_rows(seen.sparkSession, "kind string, window_days int", spans_of_kinds)
+    lies_now, lay_at_base = (
+        f"CASE WHEN datediff({as_of}, happened_on) <= window_days THEN 1 ELSE 0 END"
+        for as_of in ("as_of", f"DATE '{base_as_of}'")
+    )
+    lay_at_base = f"CASE WHEN is_new THEN 0 ELSE {lay_at_base} END" if base_as_of else "0"
+    weight = f"CASE WHEN window_days IS NULL THEN cast(is_new AS int) ELSE {lies_now} - {lay_at_base} END"
+    weighed = days.where("event_count > 0").join(F.broadcast(kinds), "kind").selectExpr("*", f"{weight} AS weight")
     return (
-        days.where("event_count > 0")
-        .groupBy(*thing)
-        .agg(F.sum("event_count").alias("event_count"), F.max("happened_on").alias("last_on"))
+        weighed.where("weight <> 0")
+        .groupBy(*_THING)
+        .agg(F.sum(F.expr("event_count * weight")).alias("event_count"), F.max("happened_on").alias("last_on"))
     )
 
 
 def _list_things(things: DataFrame, windows_days: Sequence[int]) -> DataFrame:
-    """Rows: one per customer and cut-off, the things of each kind in a list, and their counts ever and by window."""
+    """Rows: one per customer and cut-off, the things of each kind in lists, and their counts ever and by window."""
     counts = _thing_counts(windows_days)
     # Lists are sorted by their first field, then by the next.
-    entry = F.struct((-F.col("event_count")).alias("order"), "thing", "event_count", "last_on")
+    order = (-F.col("event_count")).alias("order")
+    ever = F.struct(order, "thing", "event_count", "last_on")
+    of_window = F.struct("window_days", order, "thing", "event_count")
+
+    def collected(kind: str, entry: Column, *, by_window: bool) -> Column:
+        is_listed = (F.col("kind") == kind) & (F.col("window_days").isNotNull() == F.lit(by_window))
+        return F.collect_list(F.when(is_listed, entry))
+
     lists = things.groupBy(*_SLICE).agg(
-        *(F.collect_list(F.when(F.col("kind") == kind.kind, entry)).alias(kind.name) for kind in THING_LISTS),
+        *(collected(kind.kind, ever, by_window=False).alias(kind.name) for kind in THING_LISTS),
+        *(
+            collected(kind.kind, of_window, by_window=True).alias(kind.by_window)
+            for kind in THING_LISTS
+            if kind.by_window
+        ),
         *(F.count(F.when(F.expr(condition), 1)).alias(name) for name, condition in counts.items()),
     )
-    return lists.select(
-        *_SLICE,
-        *(
-            F.expr(
-                f"transform(sort_array({kind.name}), t -> named_struct("
-                "'thing', t.thing, 'event_count', t.event_count, 'last_on', t.last_on))"
-            ).alias(kind.name)
-            for kind in THING_LISTS
-        ),
-        *counts,
-    )
+    fields = {kind.name: ("thing", "event_count", "last_on") for kind in THING_LISTS}
+    fields |= {kind.by_window: ("window_days", "thing", "event_count") for kind in THING_LISTS if kind.by_window}
+
+    def without_order(name: str) -> str:
+        told = ", ".join(f"'{field}', t.{field}" for field in fields[name])
+        return f"transform(sort_array({name}), t -> named_struct({told})) AS {name}"
+
+    return lists.selectExpr(*_SLICE, *map(without_order, fields), *counts)
 
 
 def _unlist_things(lists: DataFrame) -> DataFrame:
     """The rows that lists were made of."""
-    of_kinds = (
-        f"transform({kind.name}, t -> named_struct('kind', '{kind.kind}', 'thing', t.thing, "
-        "'event_count', t.event_count, 'last_on', t.last_on))"
-        for kind in THING_LISTS
-    )
-    return lists.select(*_SLICE, F.inline(F.expr(f"concat({', '.join(of_kinds)})")))
+
+    def rows(name: str, kind: str, window_days: str, last_on: str) -> str:
+        return (
+            f"transform({name}, t -> named_struct('kind', '{kind}', 'window_days', {window_days}, 'thing', t.thing, "
+            f"'event_count', t.event_count, 'last_on', {last_on}))"
+        )
+
+    ever = [rows(kind.name, kind.kind, "cast(NULL AS int)", "t.last_on") for kind in THING_LISTS]
+    by_window = [
+        rows(kind.by_window, kind.kind, "t.window_days", "cast(NULL AS date)") for kind in THING_LISTS if kind.by_window
+    ]
+    return lists.select(*_SLICE, F.inline(F.expr(f"concat({', '.join([*ever, *by_window])})")))
 
 
 def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days: Sequence[int]) -> DataFrame:
@@ -332,8 +387,10 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days
     # A customer of whom all was taken back is known no longer; of the base's registered ones `customers` tells anew.
     is_seen = " OR ".join(f"{total.name} <> 0" for total in totals(windows_days) if total.first is None)
     everyone = registered.join(kept.where(is_seen), _SLICE, "full").join(F.broadcast(cuts), "as_of")
-    zeros = dict.fromkeys([*(total.name for total in totals(windows_days)), *_thing_counts(windows_days)], "0")
-    zeros |= {"gap_square_sum": "0"} | {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
+    counts = (total.name for total in totals(windows_days))
+    zeros = dict.fromkeys([*counts, *_thing_counts(windows_days), "gap_square_sum", "product_count"], "0")
+    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
+    zeros |= {things.by_window: f"cast(array() AS {LIST_BY_WINDOW})" for things in THING_LISTS if things.by_window}
     filled = everyone.selectExpr(
         *_SLICE,
         "known_until",

@@ -1,8 +1,8 @@
 """What is told of each customer at a cut-off. A new feature is a line here.
 
 Kept from one slice to the next, so that a day's slice follows from the one before it, are sums of measures and of
-squares of gaps, first and last days, and lists of things with their counts. All other columns are computed from those
-of their own row.
+squares of gaps, first and last days, the number of products, and lists of things with their counts. All other columns
+are computed from those of their own row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,12 +53,14 @@ class ThingList:
     """All things of a kind, those with most events first.
 
     `count` names the columns that count them, ever and by window: a thing counts in those that its last day lies in.
+    `by_window` names a list of the things of each window, with their events in it.
     """
 
     name: str
     kind: str
     meaning: str
     count: str | None = None
+    by_window: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ SUMS = (
     Sum("discounted_quantity", "Units of purchased lines with a discount", is_scaled=True, is_windowed=False),
     Sum("quantity_line_count", "Purchased lines that tell units", is_windowed=False),
     Sum("discounted_quantity_line_count", "Purchased lines with a discount that tell units", is_windowed=False),
+    Sum("priced_amount", "Paid for units of products whose usual price is told", is_scaled=True, is_windowed=False),
+    Sum("usual_amount", "What these units would have cost at that price", is_scaled=True, is_windowed=False),
     Sum("night_order_count", "Orders from 0 to 6 o'clock", is_windowed=False),
     Sum("morning_order_count", "Orders from 6 to 12 o'clock", is_windowed=False),
     Sum("afternoon_order_count", "Orders from 12 to 18 o'clock", is_windowed=False),
@@ -105,6 +109,8 @@ SUMS = (
     Sum("rated_day_sum", "Sum of the rated days' numbers, counted from 2000-01-01", is_windowed=False),
     Sum("rated_day_square_sum", "Sum of the squares of these numbers", is_windowed=False),
     Sum("rating_day_sum", "Sum of ratings times these numbers", is_windowed=False, is_scaled=True),
+    Sum("texted_feedback_count", "Comments given", is_windowed=False),
+    Sum("sentiment_sum", "Comments that praise less those that complain", is_windowed=False),
     Sum("session_count", "Sessions on a site or in an app"),
     Sum("page_view_count", "Page views"),
     Sum("cart_session_count", "Sessions in which something was put into the cart"),
@@ -128,11 +134,18 @@ THING_LISTS = (
     ThingList("categories", "category", "Product categories bought", count="category_count"),
     ThingList("stores", "store", "Stores bought in", count="store_count"),
     ThingList("channels", "channel", "Channels ordered through"),
-    ThingList("contact_channels", "contact_channel", "Channels of marketing contacts received"),
+    ThingList(
+        "contact_channels",
+        "contact_channel",
+        "Channels of marketing contacts received",
+        by_window="contact_channels_by_window",
+    ),
     ThingList("response_channels", "response_channel", "Channels of the marketing responded to"),
     ThingList("response_hours", "response_hour", "Hours of the business's day in which they responded"),
     ThingList("response_weekdays", "response_weekday", "Days of the week on which they responded"),
-    ThingList("service_kinds", "service_kind", "Kinds of contacts with the service"),
+    ThingList(
+        "service_kinds", "service_kind", "Kinds of contacts with the service", by_window="service_kinds_by_window"
+    ),
 )
 
 _SPAN = "cast(datediff(last_purchase_on, first_purchase_on) AS bigint)"
@@ -222,6 +235,13 @@ DERIVED = (
         f"{_share('quantity_line_count - discounted_quantity_line_count', 'quantity - discounted_quantity')}",
         "Units a line with a discount over units a line without one",
         "no line of one of these kinds that tells units",
+    ),
+    Derived(
+        "price_ratio",
+        "double",
+        _share("priced_amount", "usual_amount"),
+        "Paid over what the same units would have cost at the products' usual prices",
+        "no purchased unit of a product whose usual price is told",
     ),
     # When, where and what.
     *(
@@ -325,6 +345,13 @@ DERIVED = (
         "no feedback",
     ),
     Derived("mean_rating{w}", "double", _share("rating_sum{w}", "rated_feedback_count{w}"), "Mean rating", "no rating"),
+    Derived(
+        "mean_sentiment",
+        "double",
+        _share("sentiment_sum", "texted_feedback_count"),
+        "Mean of comments, each 1 if it praises, -1 if it complains, 0 if neither",
+        "no comment",
+    ),
     Derived(
         "rating_trend",
         "double",

@@ -17,6 +17,7 @@ DEMOGRAPHICS = (
 )  # fmt: skip
 
 LIST_OF_THINGS = "array<struct<thing:string,event_count:bigint,last_on:date>>"
+LIST_BY_WINDOW = "array<struct<window_days:int,thing:string,event_count:bigint>>"
 
 
 def feature_customers(windows_days: Sequence[int]) -> Table:
@@ -32,6 +33,7 @@ def feature_customers(windows_days: Sequence[int]) -> Table:
             *_derived_columns(windows_days),
             *_total_columns(windows_days),
             *_day_columns(),
+            Column("product_count", "bigint", "Products bought, each counted once, ever."),
             *_thing_columns(windows_days),
             *(
                 Column(name, "string", f"{name.replace('_', ' ').capitalize()}.", nullable=True, personal=True)
@@ -90,6 +92,9 @@ def _thing_columns(windows_days: Sequence[int]) -> Iterator[Column]:
         if things.count:
             for _, suffix, when in spans(windows_days):
                 yield Column(f"{things.count}{suffix}", "bigint", f"{things.meaning}, each counted once, {when}.")
+        if things.by_window:
+            meaning = f"{things.meaning} by window, the shortest first, with their events in it; {order}."
+            yield Column(things.by_window, LIST_BY_WINDOW, meaning)
 
 
 TABLES = (feature_customers(DEFAULT_WINDOWS_DAYS),)

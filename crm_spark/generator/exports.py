@@ -221,6 +221,7 @@ _SOURCES: Mapping[str, tuple[str, Mapping[str, str]]] = {
             "category": "category",
             "department": "department",
             "brand": "brand",
+            "price": "price",
         },
     ),
     "orders": (

@@ -1,14 +1,19 @@
 """The facts stage: events and who they happened to, brought up to date by what changed in the clean tables."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import CLEAN
-from crm_spark.facts.customers import build_customer_days, build_customer_things, build_customers
+from crm_spark.facts.customers import (
+    build_customer_days,
+    build_customer_products,
+    build_customer_things,
+    build_customers,
+)
 from crm_spark.facts.events import (
     add_sessions,
     build_contacts,
@@ -23,6 +28,7 @@ from crm_spark.facts.tables import (
     EVENTS,
     FACT_CONTACTS,
     FACT_CUSTOMER_DAYS,
+    FACT_CUSTOMER_PRODUCTS,
     FACT_CUSTOMER_THINGS,
     FACT_FEEDBACK,
     FACT_ORDER_LINES,
@@ -37,16 +43,18 @@ from crm_spark.tables import Table, union_of
 
 @dataclass(frozen=True)
 class _Event:
-    """A fact table of events: the entity it tells of, and those that it joins by their keys.
+    """A fact table of events: the entity it tells of, and of those that it joins by their keys the columns it takes.
 
-    A row depends on those rows of the entity that have the same `group`, and on no other.
+    A row depends on those rows of the entity that have the same `group`, and on no other. Columns that are `frozen`
+    stay as they were when the row was first made, and what is joined for them changes no row.
     """
 
     table: Table
     build: Callable[..., DataFrame]
     entity: str
     group: tuple[str, ...]
-    joins: tuple[str, ...] = ()
+    joins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -58,9 +66,16 @@ class _Event:
 
 
 _EVENTS = (
-    _Event(FACT_ORDER_LINES, build_order_lines, "orders", ("order_id", "customer_id"), ("products",)),
-    _Event(FACT_CONTACTS, build_contacts, "contacts", ("contact_id",), ("campaigns",)),
-    _Event(FACT_RESPONSES, build_responses, "responses", ("response_id",), ("campaigns",)),
+    _Event(
+        FACT_ORDER_LINES,
+        build_order_lines,
+        "orders",
+        ("order_id", "customer_id"),
+        {"products": ("category", "department", "brand")},
+        frozen=("usual_price",),
+    ),
+    _Event(FACT_CONTACTS, build_contacts, "contacts", ("contact_id",), {"campaigns": ("kind", "starts_on")}),
+    _Event(FACT_RESPONSES, build_responses, "responses", ("response_id",), {"campaigns": ("channel",)}),
     _Event(FACT_SERVICE_EVENTS, build_service_events, "service_events", ("event_id",)),
     _Event(FACT_FEEDBACK, build_feedback, "feedback", ("feedback_id",)),
     _Event(FACT_VISITS, build_visits, "visits", ("customer_id", "session_id")),
@@ -80,9 +95,10 @@ def refresh_facts(run: Run) -> None:
     """Bring events, customers and their days up to date."""
     zone = run.config.business_time_zone
     run.side_by_side(*(partial(_update_events, run, event) for event in _EVENTS))
-    # Where one is made anew, so is the other, also if the run ends between them.
-    _update_ledger(run, FACT_CUSTOMER_THINGS, build_customer_things)
-    _update_ledger(run, FACT_CUSTOMER_DAYS, build_customer_days, after=[FACT_CUSTOMER_THINGS])
+    # Where one is made anew, so are the others, also if the run ends between them.
+    _update_ledger(run, FACT_CUSTOMER_PRODUCTS, build_customer_products)
+    _update_ledger(run, FACT_CUSTOMER_THINGS, build_customer_things, after=[FACT_CUSTOMER_PRODUCTS])
+    _update_ledger(run, FACT_CUSTOMER_DAYS, build_customer_days, after=[FACT_CUSTOMER_PRODUCTS, FACT_CUSTOMER_THINGS])
     run.lake.clear_cache()  # what was noted of changed groups
     run.update(DIM_CUSTOMERS, partial(build_customers, time_zone=zone), [CLEAN["customers"], FACT_CUSTOMER_DAYS], zone)
 
@@ -91,8 +107,9 @@ def _update_events(run: Run, event: _Event) -> None:
     zone = run.config.business_time_zone
     build = partial(event.build, time_zone=zone)
 
-    def build_all() -> DataFrame:
-        return build(*(run.read(table) for table in event.reads))
+    def build_all(base: Pin | None) -> DataFrame:
+        rows = build(*(run.read(table) for table in event.reads))
+        return _keep_frozen(event, rows, run.lake.read(base)) if base else rows
 
     def change(base: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, DataFrame | None]:
         group, key = list(event.group), list(event.table.key)
@@ -103,12 +120,22 @@ def _update_events(run: Run, event: _Event) -> None:
         (low, high) = touched.agg(F.min(first), F.max(first)).collect()[0]
         within = F.col(first).between(F.lit(low), F.lit(high))
         rows = build(_grouped(event, entity, zone).where(within).join(touched, group, "left_semi"), *joined)
-        standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key)
+        standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key, *event.frozen)
         if standing.isEmpty():
             return rows, None
-        return rows.persist(), standing
+        return _keep_frozen(event, rows, standing).persist(), standing
 
     run.grow(event.table, build_all, change, event.reads, rules_of(run, event.entities))
+
+
+def _keep_frozen(event: _Event, rows: DataFrame, standing: DataFrame) -> DataFrame:
+    """The same rows, those that stand with their frozen columns."""
+    if not event.frozen:
+        return rows
+    first = standing.select(*event.table.key, *(F.col(name).alias(f"first_{name}") for name in event.frozen))
+    frozen = {name: F.coalesce(f"first_{name}", name) for name in event.frozen}
+    kept = rows.join(first, list(event.table.key), "left").withColumns(frozen)
+    return kept.select(*event.table.column_names)
 
 
 def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataFrame:
@@ -121,13 +148,15 @@ def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataF
         old, new = before[table.name], run.pins[table.name]
         return run.lake.row_changes(table, old, new) if old.content_hash != new.content_hash else None
 
-    entity, *joins = event.reads
+    entity, *_ = event.reads
     own = changes(entity)
     groups = [_grouped(event, own, zone)] if own is not None else []
-    for table in joins:
-        changed = changes(table)
+    for name, taken in event.joins.items():
+        joined = CLEAN[name]
+        changed = changes(joined)
         if changed is not None:
-            groups.append(_grouped(event, run.read(entity), zone).join(changed, list(table.key), "left_semi"))
+            otherwise = changed.groupBy(*joined.key, *taken).agg(F.sum("sign").alias("sign")).where("sign != 0")
+            groups.append(_grouped(event, run.read(entity), zone).join(otherwise, list(joined.key), "left_semi"))
     return union_of(rows.select(*event.group) for rows in groups).distinct()
 
 
@@ -136,7 +165,7 @@ def _grouped(event: _Event, rows: DataFrame, time_zone: str) -> DataFrame:
 
 
 def _update_ledger(run: Run, table: Table, build: Callable[..., DataFrame], after: Sequence[Table] = ()) -> None:
-    def build_all() -> DataFrame:
+    def build_all(_: Pin | None) -> DataFrame:
         return build({event.name: run.read(event).withColumn("sign", F.lit(1)) for event in EVENTS}, {}, 1)
 
     def change(base: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, None]:

@@ -7,8 +7,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.errors import SourceError
-from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS
-from crm_spark.features.customers import Cutoff, build_feature_customers, build_next_slice
+from crm_spark.facts.tables import DIM_CUSTOMERS, LEDGERS
+from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
 from crm_spark.features.tables import feature_customers
 from crm_spark.lake import Lake, Pin, content_fingerprint
 from crm_spark.models.labels import task_cutoffs
@@ -17,8 +17,7 @@ from crm_spark.stages.facts import ENTITIES, rules_of
 from crm_spark.stages.sources import cutoffs_of
 from crm_spark.tables import union_of
 
-_LEDGERS = (FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS)
-_READS = (DIM_CUSTOMERS, *_LEDGERS)
+_READS = (DIM_CUSTOMERS, *LEDGERS)
 
 # To plan a slice from another takes longer than to plan a pass over all days, so over few rows it does not pay. From
 # how many on it does was not measured.
@@ -39,7 +38,7 @@ def refresh_features(run: Run) -> None:
     windows = run.config.features.windows_days
     table = feature_customers(windows)
     made_by = run.fingerprint(table, [], [windows, rules_of(run, [*ENTITIES, "customers"])])
-    base, before = run.base(table, lambda noted, _: noted.fingerprint.startswith(made_by), _LEDGERS)
+    base, before = run.base(table, lambda noted, _: noted.fingerprint.startswith(made_by), LEDGERS)
     needed = {*task_cutoffs(run.config.tasks.values(), run.as_of), *run.backfill, *run.slices}
     past = cutoffs_of(run, sorted(needed - {run.as_of}))
     cutoffs = sorted([*past, Cutoff(run.as_of, run.known_until)])
@@ -62,7 +61,7 @@ def refresh_features(run: Run) -> None:
         run.rebuilt = {*run.rebuilt, run.layer}
     run.make(table, fingerprint, write)
     run.is_behind = Cutoff(run.as_of, run.known_until) in kept and any(
-        before[ledger.name].content_hash != run.pins[ledger.name].content_hash for ledger in _LEDGERS
+        before[ledger.name].content_hash != run.pins[ledger.name].content_hash for ledger in LEDGERS
     )
     if run.read(table).where(F.col("as_of") == F.lit(run.as_of)).isEmpty():
         raise SourceError(
@@ -73,13 +72,15 @@ def refresh_features(run: Run) -> None:
 
 def _continue_slices(run: Run, features: DataFrame, kept: Sequence[Cutoff], new: Sequence[Cutoff]) -> DataFrame:
     """The slices of new cut-offs: each from the nearest kept one before it; those that have none, in one pass."""
-    row_count = sum(run.pins[ledger.name].row_count for ledger in _LEDGERS)
+    row_count = sum(run.pins[ledger.name].row_count for ledger in LEDGERS)
     bases = kept if row_count >= MANY_ROWS else []
     base_of = {cut: max((base for base in bases if _is_before(base, cut)), default=None) for cut in new}
-    customers, days, things = (run.read(table) for table in _READS)
+    customers, *ledgers = (run.read(table) for table in _READS)
     windows = run.config.features.windows_days
     parts = [
-        build_next_slice(customers, days, things, features, base, cut, windows) for cut, base in base_of.items() if base
+        build_next_slice(customers, Ledgers(*ledgers), features, base, cut, windows)
+        for cut, base in base_of.items()
+        if base
     ]
     without = [cut for cut, base in base_of.items() if base is None]
     return union_of([*parts, *([_build_slices(run, without)] if without else [])])
@@ -90,5 +91,5 @@ def _is_before(base: Cutoff, cutoff: Cutoff) -> bool:
 
 
 def _build_slices(run: Run, cutoffs: Sequence[Cutoff]) -> DataFrame:
-    customers, days, things = (run.read(table) for table in _READS)
-    return build_feature_customers(customers, days, things, cutoffs, run.config.features.windows_days)
+    customers, *ledgers = (run.read(table) for table in _READS)
+    return build_feature_customers(customers, Ledgers(*ledgers), cutoffs, run.config.features.windows_days)
