@@ -5,7 +5,7 @@ left or was learned since. Both give the same bits where ledgers only grow, as a
 numbers, days and lists.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import astuple, dataclass
 from datetime import date, datetime, timedelta
 from functools import reduce
@@ -16,13 +16,16 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import MONEY
-from crm_spark.facts.measures import MEASURES
-from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, Total, spans, totals
-from crm_spark.features.tables import DEMOGRAPHICS, LIST_BY_WINDOW, LIST_OF_THINGS, feature_customers
+from crm_spark.facts.measures import MEASURES, THING_KINDS, Measure
+from crm_spark.facts.tables import FACT_ORDER_LINES
+from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, ThingList, Total, spans, totals
+from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
 from crm_spark.tables import conform, local_rows, union_of
 
 _SLICE = ["customer_id", "as_of"]
 _THING = [*_SLICE, "kind", "window_days", "thing"]
+# What lists tell of a thing: those of things ever, and those of things by window.
+_LISTED = (("thing", "event_count", "last_on"), ("window_days", "thing", "event_count"))
 
 
 @dataclass(frozen=True, order=True)
@@ -59,17 +62,19 @@ def build_feature_customers(
         raise ValueError(f"expected one cut-off a day: found {cutoffs}")
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", map(astuple, cutoffs))
 
+    shape = _shape(ledgers, windows_days)
+
     def seen(events: DataFrame) -> DataFrame:
         """Every event once for each cut-off that sees it; all of a customer's in one partition, there to stay."""
         is_seen = (F.col("happened_on") < F.col("as_of")) & (F.col("known_at") < F.col("known_until"))
         return events.repartition("customer_id").join(F.broadcast(cuts), is_seen).withColumn("is_new", F.lit(True))
 
     kept = (
-        _summarise_days(seen(ledgers.days), windows_days)
-        .join(_list_things(_add_up_things(seen(ledgers.things), windows_days), windows_days), _SLICE, "left")
+        _summarise_days(seen(ledgers.days), shape)
+        .join(_list_things(_add_up_things(seen(ledgers.things), shape), shape), _SLICE, "left")
         .join(_count_products(seen(ledgers.products)), _SLICE, "left")
     )
-    return _finish(kept, customers, cuts, windows_days)
+    return _finish(kept, customers, cuts, shape)
 
 
 def build_next_slice(
@@ -93,25 +98,88 @@ def build_next_slice(
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", [astuple(cutoff)])
     # The date comes by a join: Sail takes ten times as long to group by a literal.
     only_cut = F.broadcast(cuts.select("as_of"))
-    step = _Step(base, cutoff)
+    step, shape = _Step(base, cutoff), _shape(ledgers, windows_days)
     late = step.late_customers(ledgers)
-    ends = _window_ends(windows_days)
+    ends = shape.window_ends()
     days, things = (step.changing(ledger, late, ends).crossJoin(only_cut) for ledger in (ledgers.days, ledgers.things))
     bought = step.of_changed_customers(ledgers.products, late).crossJoin(only_cut)
     is_base = (F.col("as_of") == F.lit(base.as_of)) & (F.col("known_until") == F.lit(base.known_until))
     before = features.where(is_base).drop("as_of").crossJoin(only_cut)
     if late is not None:
         before = before.join(late, "customer_id", "left_anti")
-    lists_before = before.select(*_SLICE, *_list_names())
-    listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"))
-    both = listed.unionByName(_add_up_things(things, windows_days, base.as_of)).groupBy(*_THING)
+    lists_before = before.select(*_SLICE, *shape.lists())
+    listed = _unlist_things(lists_before.join(things.select(*_SLICE).distinct(), _SLICE, "left_semi"), shape)
+    both = listed.unionByName(_add_up_things(things, shape, base.as_of)).groupBy(*_THING)
     added_up = both.agg(F.sum("event_count").alias("event_count"), F.max("last_on").alias("last_on"))
-    lists = _list_things(added_up.where("event_count > 0"), windows_days)
+    lists = _list_things(added_up.where("event_count > 0"), shape)
     things_told = lists.join(_count_products(bought), _SLICE, "full")
-    changes = _summarise_days(days, windows_days, base.as_of).join(things_told, _SLICE, "full")
-    kept_before = before.selectExpr(*_SLICE, *(f"{name} AS before_{name}" for name in _kept_columns(windows_days)))
-    kept = kept_before.join(changes, _SLICE, "full").selectExpr(*_SLICE, *_continued(windows_days))
-    return _finish(kept, customers, cuts, windows_days)
+    changes = _summarise_days(days, shape, base.as_of).join(things_told, _SLICE, "full")
+    kept_before = before.selectExpr(*_SLICE, *(f"{name} AS before_{name}" for name in shape.columns()))
+    kept = kept_before.join(changes, _SLICE, "full").selectExpr(*_SLICE, *_continued(shape))
+    return _finish(kept, customers, cuts, shape)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What is kept of a customer from one slice to the next, of the kinds of `events` that there are.
+
+    Of the others there is nothing to tell, and telling it again and again of all customers would cost as much.
+    """
+
+    windows_days: Sequence[int]
+    events: Set[str]
+
+    def measures(self) -> list[Measure]:
+        return [measure for measure in MEASURES if measure.event in self.events]
+
+    def totals(self) -> list[Total]:
+        # Active days are of orders, which every lake has.
+        others = {measure.name for measure in MEASURES if measure.event not in self.events}
+        return [total for total in totals(self.windows_days) if total.sum.measure not in others]
+
+    def window_ends(self) -> list[int]:
+        """How many days before the cut-off windows begin and end."""
+        return sorted({end for total in self.totals() for end in (total.first, total.end) if end})
+
+    def days_of_events(self) -> dict[str, tuple[str, str]]:
+        """By column, whether it is the least or the greatest day, and of which measure."""
+        counted = {measure.name for measure in self.measures()}
+        return {
+            f"{which}_{event.event}_on": (function, event.measure)
+            for event in DAYS
+            for which, function in (("first", "min"), ("last", "max"))
+            if event.measure in counted
+        }
+
+    def things(self) -> list[ThingList]:
+        kinds = {thing.kind for thing in THING_KINDS if thing.event in self.events}
+        return [things for things in THING_LISTS if things.kind in kinds]
+
+    def lists(self) -> dict[str, ThingList]:
+        """By column, of which things it lists those ever, or those by window."""
+        ever = {things.name: things for things in self.things()}
+        return ever | {things.by_window: things for things in self.things() if things.by_window}
+
+    def thing_counts(self) -> dict[str, str]:
+        """By column, in SQL, which rows of `_add_up_things` it counts."""
+        return {
+            f"{things.count}{suffix}": f"kind = '{things.kind}' AND window_days IS NULL"
+            + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
+            for things in self.things()
+            for window, suffix, _ in (spans(self.windows_days) if things.count else ())
+        }
+
+    def thing_columns(self) -> list[str]:
+        return [*self.lists(), *self.thing_counts(), "product_count"]
+
+    def columns(self) -> list[str]:
+        sums = [total.name for total in self.totals()]
+        return [*sums, "gap_square_sum", *self.days_of_events(), *self.thing_columns()]
+
+
+def _shape(ledgers: Ledgers, windows_days: Sequence[int]) -> _Shape:
+    found = ledgers.days.select("event").distinct().collect()
+    return _Shape(tuple(windows_days), {FACT_ORDER_LINES.name, *(row["event"] for row in found)})
 
 
 @dataclass(frozen=True)
@@ -162,26 +230,26 @@ class _Step:
         return (F.col("happened_on") < F.lit(cut.as_of)) & (F.col("known_at") < F.lit(cut.known_until))
 
 
-def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: date | None = None) -> DataFrame:
+def _summarise_days(seen: DataFrame, shape: _Shape, base_as_of: date | None = None) -> DataFrame:
     """Sums, days and gaps of each customer; with a base, by how much they change from there.
 
     Events that are not `is_new` were counted at the base, and leave those windows that they are no longer in.
     """
-    days = _add_gaps(_add_up_days(seen))
-    bands = _add_up_bands(days, _window_ends(windows_days), base_as_of)
-    weights = {_weight_name(total): _weight(total) for total in totals(windows_days)}
+    days = _add_gaps(_add_up_days(seen, shape))
+    bands = _add_up_bands(days, shape, base_as_of)
+    weights = {_weight_name(total): _weight(total) for total in shape.totals()}
     weighed = bands.selectExpr("*", *(f"{value} AS {name}" for name, value in weights.items()))
     # A product of two longs would be checked for overflow, which takes several times as long as the choice.
     aggregates = {
         total.name: "sum(CASE WHEN {1} > 0 THEN {0} WHEN {1} < 0 THEN -{0} ELSE 0 END)".format(
             total.sum.measure, _weight_name(total)
         )
-        for total in totals(windows_days)
+        for total in shape.totals()
     }
     aggregates["gap_square_sum"] = "sum(gap_square_sum)"
-    aggregates |= {name: f"{function}({name})" for name, (function, _) in _days_of_events().items()}
+    aggregates |= {name: f"{function}({name})" for name, (function, _) in shape.days_of_events().items()}
     summed = weighed.groupBy(*_SLICE).agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
-    scaled = {total.name for total in totals(windows_days) if total.sum.is_scaled}
+    scaled = {total.name for total in shape.totals() if total.sum.is_scaled}
     return summed.selectExpr(
         *_SLICE,
         *(
@@ -191,17 +259,12 @@ def _summarise_days(seen: DataFrame, windows_days: Sequence[int], base_as_of: da
     )
 
 
-def _window_ends(windows_days: Sequence[int]) -> list[int]:
-    """How many days before the cut-off windows begin and end."""
-    return sorted({end for total in totals(windows_days) for end in (total.first, total.end) if end})
-
-
-def _add_up_days(seen: DataFrame) -> DataFrame:
+def _add_up_days(seen: DataFrame, shape: _Shape) -> DataFrame:
     """Rows: one per customer, cut-off and day.
 
     What was learned late makes all of a customer's days new, so no day is new in part.
     """
-    sums = (F.sum(measure.name).alias(measure.name) for measure in MEASURES)
+    sums = (F.sum(measure.name).alias(measure.name) for measure in shape.measures())
     days = seen.groupBy(*_SLICE, "happened_on").agg(F.bool_or("is_new").alias("is_new"), *sums)
     return days.withColumn("active_day_count", F.expr("cast(order_count > 0 AS bigint)"))
 
@@ -214,7 +277,7 @@ def _add_gaps(days: DataFrame) -> DataFrame:
     return days.withColumn("gap_days", gap_days.cast("bigint"))
 
 
-def _add_up_bands(days: DataFrame, ends: Sequence[int], base_as_of: date | None) -> DataFrame:
+def _add_up_bands(days: DataFrame, shape: _Shape, base_as_of: date | None) -> DataFrame:
     """Rows: one per customer, cut-off and band of days by age, now and, if they were counted then, at the base.
 
     The band is the nearest end of a window that a day lies in, or NULL, so days of one band lie in the same windows.
@@ -223,26 +286,17 @@ def _add_up_bands(days: DataFrame, ends: Sequence[int], base_as_of: date | None)
 
     def band(as_of: str) -> str:
         ago = f"datediff({as_of}, happened_on)"
-        return f"CASE {' '.join(f'WHEN {ago} <= {end} THEN {end}' for end in ends)} END"
+        return f"CASE {' '.join(f'WHEN {ago} <= {end} THEN {end}' for end in shape.window_ends())} END"
 
     base = f"DATE '{base_as_of}'" if base_as_of else "NULL"
     at_base = f"CASE WHEN NOT is_new THEN {band(base)} END"
     in_bands = days.selectExpr("*", f"{band('as_of')} AS band_days", f"{at_base} AS band_at_base_days")
-    aggregates = {measure.name: f"sum({measure.name})" for measure in MEASURES}
+    aggregates = {measure.name: f"sum({measure.name})" for measure in shape.measures()}
     aggregates |= {"active_day_count": "sum(active_day_count)", "gap_square_sum": "sum(gap_days * gap_days)"}
-    for name, (function, measure) in _days_of_events().items():
+    for name, (function, measure) in shape.days_of_events().items():
         aggregates[name] = f"{function}(CASE WHEN {measure} > 0 AND is_new THEN happened_on END)"
     bands = in_bands.groupBy(*_SLICE, "is_new", "band_days", "band_at_base_days")
     return bands.agg(*(F.expr(value).alias(name) for name, value in aggregates.items()))
-
-
-def _days_of_events() -> dict[str, tuple[str, str]]:
-    """By column, whether it is the least or the greatest day, and of which measure."""
-    return {
-        f"{which}_{event.event}_on": (function, event.measure)
-        for event in DAYS
-        for which, function in (("first", "min"), ("last", "max"))
-    }
 
 
 def _weight(total: Total) -> str:
@@ -260,45 +314,20 @@ def _weight_name(total: Total) -> str:
     return "weight" if total.first is None else f"weight_{total.first}_{total.end}"
 
 
-def _continued(windows_days: Sequence[int]) -> Iterator[str]:
+def _continued(shape: _Shape) -> Iterator[str]:
     """What is kept of each customer, in SQL: what it was before and how it changed."""
-    for total in totals(windows_days):
+    for total in shape.totals():
         yield f"cast(coalesce(before_{total.name}, 0) + coalesce({total.name}, 0) AS {total.type}) AS {total.name}"
     # New days lie after all days before: the gap between them is one more.
     gap_days = "cast(datediff(first_purchase_on, before_last_purchase_on) AS bigint)"
     squares = ("before_gap_square_sum", "gap_square_sum", f"{gap_days} * {gap_days}")
     yield " + ".join(f"coalesce({square}, 0)" for square in squares) + " AS gap_square_sum"
-    for event in DAYS:
-        first, last = f"first_{event.event}_on", f"last_{event.event}_on"
-        yield f"coalesce(before_{first}, {first}) AS {first}"
-        yield f"coalesce({last}, before_{last}) AS {last}"
+    for name, (function, _) in shape.days_of_events().items():
+        earlier_and_later = f"before_{name}, {name}" if function == "min" else f"{name}, before_{name}"
+        yield f"coalesce({earlier_and_later}) AS {name}"
     # Of whom no thing came or left a window, nothing is listed anew; who bought nothing has as many products as before.
-    for name in _thing_columns(windows_days):
+    for name in shape.thing_columns():
         yield f"coalesce({name}, before_{name}) AS {name}"
-
-
-def _kept_columns(windows_days: Sequence[int]) -> list[str]:
-    """The columns that are kept from one slice to the next."""
-    sums = [total.name for total in totals(windows_days)]
-    return [*sums, "gap_square_sum", *_days_of_events(), *_thing_columns(windows_days)]
-
-
-def _thing_columns(windows_days: Sequence[int]) -> list[str]:
-    return [*_list_names(), *_thing_counts(windows_days), "product_count"]
-
-
-def _list_names() -> list[str]:
-    return [*(things.name for things in THING_LISTS), *(things.by_window for things in THING_LISTS if things.by_window)]
-
-
-def _thing_counts(windows_days: Sequence[int]) -> dict[str, str]:
-    """By column, in SQL, which rows of `_add_up_things` it counts."""
-    return {
-        f"{things.count}{suffix}": f"kind = '{things.kind}' AND window_days IS NULL"
-        + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
-        for things in THING_LISTS
-        for window, suffix, _ in (spans(windows_days) if things.count else ())
-    }
 
 
 def _count_products(seen: DataFrame) -> DataFrame:
@@ -307,7 +336,7 @@ def _count_products(seen: DataFrame) -> DataFrame:
     return products.where("line_count > 0").groupBy(*_SLICE).agg(F.count("product_id").alias("product_count"))
 
 
-def _add_up_things(seen: DataFrame, windows_days: Sequence[int], base_as_of: date | None = None) -> DataFrame:
+def _add_up_things(seen: DataFrame, shape: _Shape, base_as_of: date | None = None) -> DataFrame:
     """Rows: one per customer, cut-off and thing, and one a window if its kind is listed by window (NULL: ever).
 
     They tell how many events were about it, and when the last; with a base, by how many more than there.
@@ -315,7 +344,9 @@ def _add_up_things(seen: DataFrame, windows_days: Sequence[int], base_as_of: dat
     of_day = [*_SLICE, "kind", "thing", "happened_on"]
     days = seen.groupBy(*of_day).agg(F.bool_or("is_new").alias("is_new"), F.sum("event_count").alias("event_count"))
     spans_of_kinds = [
-        (things.kind, days) for things in THING_LISTS for days, _, _ in spans(windows_days if things.by_window else ())
+        (things.kind, days)
+        for things in shape.things()
+        for days, _, _ in spans(shape.windows_days if things.by_window else ())
     ]
     kinds = local_rows(seen.sparkSession, "kind string, window_days int", spans_of_kinds)
     lies_now, lay_at_base = (
@@ -332,75 +363,68 @@ def _add_up_things(seen: DataFrame, windows_days: Sequence[int], base_as_of: dat
     )
 
 
-def _list_things(things: DataFrame, windows_days: Sequence[int]) -> DataFrame:
+def _list_things(things: DataFrame, shape: _Shape) -> DataFrame:
     """Rows: one per customer and cut-off, the things of each kind in lists, and their counts ever and by window."""
-    counts = _thing_counts(windows_days)
-    # Lists are sorted by their first field, then by the next.
-    order = (-F.col("event_count")).alias("order")
-    ever = F.struct(order, "thing", "event_count", "last_on")
-    of_window = F.struct("window_days", order, "thing", "event_count")
+    fields = {name: _LISTED[name == listed.by_window] for name, listed in shape.lists().items()}
+    counts = shape.thing_counts()
 
-    def collected(kind: str, entry: Column, *, by_window: bool) -> Column:
-        is_listed = (F.col("kind") == kind) & (F.col("window_days").isNotNull() == F.lit(by_window))
-        return F.collect_list(F.when(is_listed, entry))
-
-    lists = things.groupBy(*_SLICE).agg(
-        *(collected(kind.kind, ever, by_window=False).alias(kind.name) for kind in THING_LISTS),
-        *(
-            collected(kind.kind, of_window, by_window=True).alias(kind.by_window)
-            for kind in THING_LISTS
-            if kind.by_window
-        ),
-        *(F.count(F.when(F.expr(condition), 1)).alias(name) for name, condition in counts.items()),
-    )
-    fields = {kind.name: ("thing", "event_count", "last_on") for kind in THING_LISTS}
-    fields |= {kind.by_window: ("window_days", "thing", "event_count") for kind in THING_LISTS if kind.by_window}
+    def collected(name: str, listed: ThingList) -> Column:
+        # Lists are sorted by their first field, then by the next.
+        order = (-F.col("event_count")).alias("order")
+        by_window = name == listed.by_window
+        entry = F.struct("window_days", order, "thing", "event_count") if by_window else F.struct(order, *fields[name])
+        is_listed = (F.col("kind") == listed.kind) & (F.col("window_days").isNotNull() == F.lit(by_window))
+        return F.collect_list(F.when(is_listed, entry)).alias(name)
 
     def without_order(name: str) -> str:
         told = ", ".join(f"'{field}', t.{field}" for field in fields[name])
         return f"transform(sort_array({name}), t -> named_struct({told})) AS {name}"
 
+    lists = things.groupBy(*_SLICE).agg(
+        *(collected(name, listed) for name, listed in shape.lists().items()),
+        *(F.count(F.when(F.expr(condition), 1)).alias(name) for name, condition in counts.items()),
+    )
     return lists.selectExpr(*_SLICE, *map(without_order, fields), *counts)
 
 
-def _unlist_things(lists: DataFrame) -> DataFrame:
+def _unlist_things(lists: DataFrame, shape: _Shape) -> DataFrame:
     """The rows that lists were made of."""
 
-    def rows(name: str, kind: str, window_days: str, last_on: str) -> str:
+    def rows(name: str, listed: ThingList) -> str:
+        by_window = name == listed.by_window
+        window_days, last_on = (
+            ("t.window_days", "cast(NULL AS date)") if by_window else ("cast(NULL AS int)", "t.last_on")
+        )
         return (
-            f"transform({name}, t -> named_struct('kind', '{kind}', 'window_days', {window_days}, 'thing', t.thing, "
-            f"'event_count', t.event_count, 'last_on', {last_on}))"
+            f"transform({name}, t -> named_struct('kind', '{listed.kind}', 'window_days', {window_days}, "
+            f"'thing', t.thing, 'event_count', t.event_count, 'last_on', {last_on}))"
         )
 
-    ever = [rows(kind.name, kind.kind, "cast(NULL AS int)", "t.last_on") for kind in THING_LISTS]
-    by_window = [
-        rows(kind.by_window, kind.kind, "t.window_days", "cast(NULL AS date)") for kind in THING_LISTS if kind.by_window
-    ]
-    return lists.select(*_SLICE, F.inline(F.expr(f"concat({', '.join([*ever, *by_window])})")))
+    entries = ", ".join(rows(name, listed) for name, listed in shape.lists().items())
+    return lists.select(*_SLICE, F.inline(F.expr(f"concat({entries})")))
 
 
-def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, windows_days: Sequence[int]) -> DataFrame:
+def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, shape: _Shape) -> DataFrame:
     """Rows: one per customer known at each cut-off, with all that follows from what is kept of them."""
+    windows_days = shape.windows_days
     table = feature_customers(windows_days)
     is_known = (F.col("registered_on") < F.col("as_of")) & (F.col("registration_known_at") < F.col("known_until"))
     registered = customers.where("is_registered").join(F.broadcast(cuts), is_known).select(*_SLICE, *DEMOGRAPHICS)
     # A customer of whom all was taken back is known no longer; of the base's registered ones `customers` tells anew.
-    is_seen = " OR ".join(f"{total.name} <> 0" for total in totals(windows_days) if total.first is None)
+    is_seen = " OR ".join(f"{total.name} <> 0" for total in shape.totals() if total.first is None)
     everyone = registered.join(kept.where(is_seen), _SLICE, "full").join(F.broadcast(cuts), "as_of")
-    counts = (total.name for total in totals(windows_days))
-    zeros = dict.fromkeys([*counts, *_thing_counts(windows_days), "gap_square_sum", "product_count"], "0")
-    zeros |= {things.name: f"cast(array() AS {LIST_OF_THINGS})" for things in THING_LISTS}
-    zeros |= {things.by_window: f"cast(array() AS {LIST_BY_WINDOW})" for things in THING_LISTS if things.by_window}
-    filled = everyone.selectExpr(
-        *_SLICE,
-        "known_until",
-        *DEMOGRAPHICS,
-        *(
-            f"coalesce({name}, {zeros[name]}) AS {name}" if name in zeros else name
-            for name in _kept_columns(windows_days)
-        ),
-    )
-    return conform(filled.selectExpr("*", *_derived(windows_days)), table)
+    everything = _Shape(windows_days, {measure.event for measure in MEASURES})
+    types = {column.name: column.type for column in table.columns}
+    told = set(shape.columns())
+
+    def filled(name: str) -> str:
+        # No day is NULL, no thing is an empty list, anything else is 0.
+        nothing = {"date": "NULL"}.get(types[name], "array()" if name in everything.lists() else "0")
+        value = f"cast({nothing} AS {types[name]})"
+        return f"{f'coalesce({name}, {value})' if name in told else value} AS {name}"
+
+    rows = everyone.selectExpr(*_SLICE, "known_until", *DEMOGRAPHICS, *map(filled, everything.columns()))
+    return conform(rows.selectExpr("*", *_derived(windows_days)), table)
 
 
 def _derived(windows_days: Sequence[int]) -> Iterator[str]:
