@@ -36,8 +36,8 @@ _MEASURES_BY_SPAN = (
 _PARTS_OF_DAY = {"night": (0, 5), "morning": (6, 11), "afternoon": (12, 17), "evening": (18, 23)}
 _PARTS_OF_WEEK = [*_PARTS_OF_DAY, "weekend"]
 _MEASURES_EVER = (
-    "quantity", "discounted_quantity", "quantity_line_count", "discounted_quantity_line_count",
-    *(f"{part}_order_count" for part in _PARTS_OF_WEEK),
+    "quantity", "discounted_quantity", "quantity_line_count", "discounted_quantity_line_count", "priced_amount",
+    "usual_amount", *(f"{part}_order_count" for part in _PARTS_OF_WEEK),
 )  # fmt: skip
 _COMPARED_WITH_PRIOR = ("order_count", "net_amount")
 # Of each sum, the measure that it adds up, and its days.
@@ -51,6 +51,8 @@ _SUMS = {
     for measure in measures
     for suffix, span in spans.items()
 }
+# Read as whole numbers, of 1/10,000; units are whole anyway, so that their product with a price is exact.
+_E4 = ("amount", "discount_amount", "quantity", "usual_price")
 # Of each change, the sum it goes to and the one it comes from.
 _CHANGES = {
     f"{measure}_change_{days}d": (f"{measure}_{days}d", f"{measure}_prior_{days}d")
@@ -68,6 +70,7 @@ class _Ratio(NamedTuple):
 
 
 _RATIOS = {f"{part}_order_share": _Ratio(f"{part}_order_count", ("order_count",)) for part in _PARTS_OF_WEEK}
+_RATIOS["price_ratio"] = _Ratio("priced_amount", ("usual_amount",))
 for _end in _SPANS:
     _RATIOS |= {
         f"mean_order_amount{_end}": _Ratio(f"net_amount{_end}", (f"order_count{_end}",), unit=10_000),
@@ -138,27 +141,33 @@ def by_sail(lines: str, out: str, told: str) -> None:
 def _by_crm_spark(spark: Any, lines: str, out: str, told: str, start_seconds: float) -> None:
     from pyspark.sql import functions as F
 
-    from crm_spark.facts.customers import build_customer_days, build_customer_things
+    from crm_spark.facts.customers import build_customer_days, build_customer_products, build_customer_things
     from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_ORDER_LINES
-    from crm_spark.features.customers import Cutoff, build_feature_customers, build_next_slice
+    from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
     from crm_spark.tables import declared_rows
 
     before, after = (Cutoff(day, datetime(day.year, day.month, day.day, 4, tzinfo=UTC)) for day in (LAST_DAY, _AS_OF))
     came = spark.read.parquet(lines).withColumn("sign", F.lit(1))
     customers = declared_rows(spark, DIM_CUSTOMERS, [])
 
+    builders = {
+        "days": build_customer_days,
+        "things": build_customer_things,
+        "products": build_customer_products,
+    }
+
     def grow(changes: Any, addition_no: int) -> None:
-        """Add to both ledgers."""
+        """Add to all ledgers."""
         events = {FACT_ORDER_LINES.name: changes}
-        for name, build in (("days", build_customer_days), ("things", build_customer_things)):
+        for name, build in builders.items():
             rows = build(events, {}, addition_no)
             rows.write.format("delta").mode("append").save(f"{out}/{name}")
 
-    def ledgers() -> list[Any]:
-        return [spark.read.format("delta").load(f"{out}/{name}") for name in ("days", "things")]
+    def ledgers() -> Ledgers:
+        return Ledgers(**{name: spark.read.format("delta").load(f"{out}/{name}") for name in builders})
 
     def make_slice() -> None:
-        rows = build_feature_customers(customers, *ledgers(), cutoffs=[before], windows_days=_WINDOWS_DAYS)
+        rows = build_feature_customers(customers, ledgers(), cutoffs=[before], windows_days=_WINDOWS_DAYS)
         rows.write.parquet(f"{out}/slice")
 
     began = time.monotonic()
@@ -168,7 +177,7 @@ def _by_crm_spark(spark: Any, lines: str, out: str, told: str, start_seconds: fl
     made = time.monotonic()
     grow(came.where(F.col("happened_on") >= F.lit(LAST_DAY)), 2)
     base = spark.read.parquet(f"{out}/slice")
-    rows = build_next_slice(customers, *ledgers(), base, before, after, _WINDOWS_DAYS)
+    rows = build_next_slice(customers, ledgers(), base, before, after, _WINDOWS_DAYS)
     rows.write.parquet(f"{out}/next")
     ended = time.monotonic()
     tell(told, build=made - began, rebuild=made - grown, next=ended - made, start=start_seconds)
@@ -179,9 +188,8 @@ def by_duckdb(lines: str, out: str, told: str) -> None:
     Path(out, "next").mkdir()
     began = time.monotonic()
     is_discounted = "is_purchase AND discount_amount > 0"
-    amount, discount, quantity = (
-        f"CAST({name} * 10000 AS BIGINT)" for name in ("amount", "discount_amount", "quantity")
-    )
+    is_priced = "is_purchase AND quantity > 0 AND usual_price > 0"
+    amount, discount, quantity, price = (f"CAST({name} * 10000 AS BIGINT)" for name in _E4)
     measures = {
         "order_count": "is_order_opening",
         "line_count": "is_purchase",
@@ -194,6 +202,8 @@ def by_duckdb(lines: str, out: str, told: str) -> None:
         "discounted_quantity": f"if({is_discounted}, {quantity}, 0)",
         "quantity_line_count": "is_purchase AND quantity IS NOT NULL",
         "discounted_quantity_line_count": f"{is_discounted} AND quantity IS NOT NULL",
+        "priced_amount": f"if({is_priced}, {amount}, 0)",
+        "usual_amount": f"if({is_priced}, {quantity} * {price} // 10000, 0)",
         "weekend_order_count": "is_order_opening AND isodow(happened_on) >= 6",
     } | {
         f"{part}_order_count": f"is_order_opening AND happened_hour BETWEEN {first} AND {last}"
@@ -312,9 +322,8 @@ def by_polars(lines: str, out: str, told: str) -> None:
     rows = pl.scan_parquet(f"{lines}/*.parquet").filter(day < _AS_OF).with_columns(is_purchase=~pl.col("is_return"))
     is_order, is_return, is_purchase = (pl.col(name) for name in ("is_order_opening", "is_return", "is_purchase"))
     is_discounted = is_purchase & (pl.col("discount_amount") > 0)
-    amount, discount, quantity = (
-        (pl.col(name) * 10_000).cast(pl.Int64) for name in ("amount", "discount_amount", "quantity")
-    )
+    amount, discount, quantity, price = ((pl.col(name) * 10_000).cast(pl.Int64) for name in _E4)
+    is_priced = is_purchase & (quantity > 0) & (price > 0)
     measures = {
         "order_count": is_order,
         "line_count": is_purchase,
@@ -327,6 +336,8 @@ def by_polars(lines: str, out: str, told: str) -> None:
         "discounted_quantity": pl.when(is_discounted).then(quantity),
         "quantity_line_count": is_purchase & quantity.is_not_null(),
         "discounted_quantity_line_count": is_discounted & quantity.is_not_null(),
+        "priced_amount": pl.when(is_priced).then(amount),
+        "usual_amount": pl.when(is_priced).then(quantity * price // 10_000),
         "weekend_order_count": is_order & (day.dt.weekday() >= 6),
     } | {
         f"{part}_order_count": is_order & pl.col("happened_hour").is_between(first, last)
@@ -422,14 +433,13 @@ def by_pandas(lines: str, out: str, told: str) -> None:
     Path(out, "next").mkdir()
     began = time.monotonic()
     names = ["customer_id", "product_id", *(kind.column for kind in _THINGS.values())]
-    amounts = ["amount", "discount_amount", "quantity"]
     table = pq.read_table(
         lines,
-        columns=["happened_on", "happened_hour", "is_return", "is_order_opening", *names, *amounts],
+        columns=["happened_on", "happened_hour", "is_return", "is_order_opening", *names, *_E4],
         filters=pc.field("happened_on") < _AS_OF,
     )
     tells_quantity = table["quantity"].is_valid().to_numpy()
-    for name in amounts:
+    for name in _E4:
         whole = pc.cast(pc.multiply(table[name], pa.scalar(10_000, pa.decimal128(5, 0))), pa.int64())
         table = table.set_column(table.column_names.index(name), name, whole.fill_null(0))
     for name in names:
@@ -443,6 +453,7 @@ def by_pandas(lines: str, out: str, told: str) -> None:
     rows["is_purchase"] = ~rows["is_return"]
     is_order, is_return, is_purchase = rows["is_order_opening"], rows["is_return"], rows["is_purchase"]
     is_discounted = is_purchase & (rows["discount_amount"] > 0)
+    is_priced = is_purchase & (rows["quantity"] > 0) & (rows["usual_price"] > 0)
     measures = {
         "order_count": is_order,
         "line_count": is_purchase,
@@ -455,6 +466,8 @@ def by_pandas(lines: str, out: str, told: str) -> None:
         "discounted_quantity": rows["quantity"].where(is_discounted, 0),
         "quantity_line_count": is_purchase & tells_quantity,
         "discounted_quantity_line_count": is_discounted & tells_quantity,
+        "priced_amount": rows["amount"].where(is_priced, 0),
+        "usual_amount": (rows["quantity"] * rows["usual_price"] // 10_000).where(is_priced, 0),
         "weekend_order_count": is_order & (rows["happened_on"].dt.weekday >= 5),
     } | {
         f"{part}_order_count": is_order & rows["happened_hour"].between(first, last)
