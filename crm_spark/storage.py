@@ -4,20 +4,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
+from itertools import chain
 from operator import and_
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from delta.tables import DeltaTable as SparkDeltaTable
 from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from crm_spark.delta import declaration, quoted, text, types_of
-from crm_spark.errors import LakeError
+from crm_spark.errors import ContractError, LakeError
 from crm_spark.session import is_sail
 from crm_spark.tables import Table
 
@@ -124,19 +128,19 @@ class _SailStorage:
             _commit_note(path, note)
 
     def merge(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
-        same_key = " AND ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in table.key)
+        # Sail's own merge takes no note, and does not end where columns are many.
+        same_key = " AND ".join(f't."{name}" = s."{name}"' for name in table.key)
         with TemporaryDirectory() as folder:
-            # Sail persists nothing: rows that the source names twice would be made twice.
-            staged = f"{folder}/rows"
-            rows.write.parquet(staged)
-            self.spark.sql(
-                f"MERGE INTO delta.{quoted(path)} AS t USING {{source}} AS s ON {same_key} "
-                f"WHEN MATCHED AND s.{_IS_GONE} THEN DELETE WHEN MATCHED THEN UPDATE SET * "
-                f"WHEN NOT MATCHED AND NOT s.{_IS_GONE} THEN INSERT *",
-                source=_merge_source(table, self.spark.read.schema(types_of(rows.schema)).parquet(staged), removed),
+            rows.write.parquet(f"{folder}/rows")  # Sail persists nothing, and the source names them twice
+            staged = self.spark.read.schema(types_of(rows.schema)).parquet(f"{folder}/rows")
+            _merge_source(table, staged, removed).write.parquet(f"{folder}/source")
+            merge = DeltaTable(path).merge(
+                _batches(Path(folder, "source")), same_key, "s", "t", commit_properties=_noting(note)
             )
-        # Its merge takes no note. Without the next commit, the next run restores the version before.
-        _commit_note(path, note)
+            merge = merge.when_matched_delete(f"s.{_IS_GONE}").when_matched_update_all(except_cols=[_IS_GONE])
+            merge = merge.when_not_matched_insert_all(f"NOT s.{_IS_GONE}", except_cols=[_IS_GONE])
+            with _rows_unsaid(table, staged):
+                merge.execute()
 
     def restore(self, path: str, version: int) -> None:
         DeltaTable(path).restore(version)
@@ -153,7 +157,31 @@ def _merge_source(table: Table, rows: DataFrame, removed: DataFrame) -> DataFram
     return rows.withColumn(_IS_GONE, F.lit(False)).unionByName(gone, allowMissingColumns=True)
 
 
+@contextmanager
+def _rows_unsaid(table: Table, rows: DataFrame) -> Iterator[None]:
+    """Name the broken rule instead of the rows that break it, which delta-rs shows."""
+    try:
+        yield
+    except DeltaError as error:
+        if "failed validation check" not in str(error):
+            raise
+        for check in table.checks:
+            if not rows.where(f"NOT ({check.must_hold})").isEmpty():
+                raise ContractError(f"{table.name}: rows break {check.name}: {check.must_hold}") from None
+        raise ContractError(f"{table.name}: rows break the declared table") from None
+
+
+def _batches(folder: Path) -> pa.RecordBatchReader:
+    """The rows of Parquet files, a few at a time."""
+    files = [pq.ParquetFile(file) for file in sorted(folder.glob("*.parquet"))]
+    batches = chain.from_iterable(file.iter_batches() for file in files)
+    return pa.RecordBatchReader.from_batches(files[0].schema_arrow, batches)
+
+
 def _commit_note(path: str, note: str) -> None:
     stored = DeltaTable(path)
-    properties = CommitProperties(custom_metadata={"userMetadata": note})
-    stored.create_write_transaction([], "append", stored.schema(), commit_properties=properties)
+    stored.create_write_transaction([], "append", stored.schema(), commit_properties=_noting(note))
+
+
+def _noting(note: str) -> CommitProperties:
+    return CommitProperties(custom_metadata={"userMetadata": note})

@@ -22,6 +22,8 @@ from crm_spark.run import Run
 from crm_spark.stages.facts import refresh_facts
 from crm_spark.stages.features import refresh_features, stored_slices
 
+pytestmark = pytest.mark.both_engines
+
 WINDOWS = (7, 28)
 FEATURES = feature_customers(WINDOWS)
 Stages = Sequence[tuple[str, Callable[[Run], None]]]
@@ -181,14 +183,12 @@ def second(growing: Growing, business: Business, first: Run) -> Run:
     return growing.refresh(as_of, midnight_after(as_of))
 
 
-@pytest.mark.both_engines
 def test_each_slice_tells_what_was_known_then(business: Business, first: Run, second: Run) -> None:
     for run, change in ((first, deepcopy), (second, amended)):
         until = midnight_after(run.as_of)
         assert_told(slices_of(run)[run.as_of], change(known_before(business, until)), run.as_of, until)
 
 
-@pytest.mark.both_engines
 def test_slices_stay_as_they_were_made(first: Run, second: Run) -> None:
     was, is_now = slices_of(first), slices_of(second)
     assert list(was) == [first.as_of]
@@ -196,7 +196,6 @@ def test_slices_stay_as_they_were_made(first: Run, second: Run) -> None:
     assert set(is_now) == {first.as_of, second.as_of}
 
 
-@pytest.mark.both_engines
 def test_slices_made_anew_from_the_ledgers_are_the_same_to_the_bit(growing: Growing, second: Run) -> None:
     anew = growing.refresh(second.as_of, second.known_until, rebuilt={"features"})
     assert anew.pins[FEATURES.name].version > second.pins[FEATURES.name].version
