@@ -64,7 +64,7 @@ def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPath
     assert [line.split(":")[0] for line in log] == list(STAGES)
     assert "sources: 0 tables written, 1 unchanged" in log[0]
     assert "cleaning: 0 tables written, 5 unchanged" in log[1]
-    assert "facts: 0 tables written, 9 unchanged" in log[2]
+    assert "facts: 0 tables written, 10 unchanged" in log[2]
     assert "features: 0 tables written, 1 unchanged" in log[3]
     assert "models: 13 tables written, 0 unchanged" in log[4]
     return path
