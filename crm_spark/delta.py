@@ -1,4 +1,4 @@
-"""Delta tables as they lie: their files, their rows, and what SQL declares one by."""
+"""Delta tables as they lie: their files, their rows, and the SQL that declares one."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def read_files(spark: SparkSession, path: str, stored: DeltaTable, names: Sequen
 
 
 def types_of(schema: StructType) -> str:
-    """A schema's names and types alone, as Sail finds those of nested fields in no file if they bear anything else."""
+    """A schema's names and types alone: told more of nested fields, such as metadata, Sail fails to read them."""
     return ", ".join(f"{quoted(field.name)} {field.dataType.simpleString()}" for field in schema)
 
 
@@ -77,10 +77,11 @@ def answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
 
 
-def declaration(table: Table) -> str:
+def declaration_sql(table: Table) -> str:
     """What follows a table's name in the SQL that creates or replaces it."""
     columns = ", ".join(
-        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {text(c.comment)}" for c in table.columns
+        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {literal(c.comment)}"
+        for c in table.columns
     )
     properties = dict(_PROPERTIES)
     properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
@@ -90,8 +91,8 @@ def declaration(table: Table) -> str:
         for c in table.columns
         if not c.personal and (c.name in table.key or c.type in ("date", "timestamp"))
     )
-    listed = ", ".join(f"{text(key)} = {text(value)}" for key, value in sorted(properties.items()))
-    return f"({columns}) USING delta COMMENT {text(table.comment)} TBLPROPERTIES ({listed})"
+    listed = ", ".join(f"{literal(key)} = {literal(value)}" for key, value in sorted(properties.items()))
+    return f"({columns}) USING delta COMMENT {literal(table.comment)} TBLPROPERTIES ({listed})"
 
 
 def quoted(identifier: str) -> str:
@@ -99,7 +100,7 @@ def quoted(identifier: str) -> str:
     return "`" + identifier.replace("`", "``") + "`"
 
 
-def text(value: str) -> str:
+def literal(value: str) -> str:
     """A text as a literal of Spark SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.delta import answer, file_names, quoted, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.storage import storage_on
+from crm_spark.storage import MERGE_PREFIX, storage_on
 from crm_spark.tables import Column, Summary, Table, conform, declared_rows, shifted_hash, summarise, value_errors
 
 PUBLICATIONS = Table(
@@ -298,6 +299,8 @@ class Lake(PublishedLake):
                 f"{self.uri}: another process is writing this lake; wait until it ends and run again"
             ) from None
         else:
+            for left in self.local_root.glob(f"{MERGE_PREFIX}*"):
+                shutil.rmtree(left)
             yield
         finally:
             os.close(descriptor)

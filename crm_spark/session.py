@@ -67,7 +67,7 @@ def sail_session() -> Iterator[SparkSession]:
         MachineError: if Sail is not installed.
     """
     # It would log what it does, and with errors values of rows, which may be personal.
-    os.environ.setdefault("RUST_LOG", "off")
+    os.environ["RUST_LOG"] = "off"
     try:
         from pysail.spark import SparkConnectServer
     except ImportError:

@@ -110,7 +110,8 @@ def random_business(seed: int) -> Business:
             amount = Decimal(int(rng.integers(-20_000, 300_000))).scaleb(-4)
             row = {
                 "order_id": f"o{order_no}", "line_no": line_no, "customer_id": customer, "ordered_at": at,
-                "product_id": f"k{int(rng.integers(0, 8))}", "store_id": store, "channel": channel, "amount": amount,
+                "product_id": one_of(None, *(f"k{n}" for n in range(8))), "store_id": store, "channel": channel,
+                "amount": amount,
                 "quantity": one_of(None, Decimal(1), Decimal("2.5")) if amount >= 0 else None,
                 "discount_amount": one_of(None, Decimal(0), Decimal(int(rng.integers(0, 40_000))).scaleb(-4)),
             }  # fmt: skip
@@ -320,7 +321,7 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "priced_amount": sum((row["amount"] for row in priced), Decimal(0)),
         "usual_amount": sum((usually(row) for row in priced), Decimal(0)),
         "price_ratio": _ratio(sum(row["amount"] for row in priced), sum(map(usually, priced))),
-        "product_count": len({row["product_id"] for row in purchases}),
+        "product_count": len({row["product_id"] for row in purchases} - {None}),
         "texted_feedback_count": len(moods),
         "sentiment_sum": sum(moods),
         "mean_sentiment": _ratio(sum(moods), len(moods)),
@@ -340,7 +341,7 @@ def _features_of(seen: _Seen, customer: str, windows_days: Sequence[int]) -> Row
         "rated_day_square_sum": sum(_day_no(row) ** 2 for row in rated),
         "rating_day_sum": sum((_day_no(row) * row["rating"] for row in rated), Decimal(0)),
         "rating_trend": _slope([(_day_no(row), float(row["rating"])) for row in rated]),
-        "categories": _listed(purchases, lambda row: seen.category_of[row["product_id"]]),
+        "categories": _listed(purchases, lambda row: seen.category_of.get(row["product_id"])),
         "stores": _listed(purchases, lambda row: row["store_id"]),
         "channels": _listed(orders, lambda row: row["channel"]),
         "contact_channels": _listed(own(seen.contacts), lambda row: row["channel"]),
@@ -420,7 +421,7 @@ def _windowed(
         "discount_share": _ratio(discount, discount + net),
         "discounted_line_share": _ratio(len(discounted), len(purchases)),
         "return_line_share": _ratio(len(returns), len(purchases) + len(returns)),
-        "category_count": len({seen.category_of[row["product_id"]] for row in purchases} - {None}),
+        "category_count": len({seen.category_of.get(row["product_id"]) for row in purchases} - {None}),
         "store_count": len({row["store_id"] for row in purchases} - {None}),
         "contact_count": len(contacts),
         "response_count": len(responses),

@@ -13,6 +13,7 @@ from test_refresh import RUN_AT, SMALLER, refreshed
 
 import crm_spark.lake
 import crm_spark.run
+import crm_spark.stages.features
 from crm_spark.cli import main
 from crm_spark.facts.tables import TABLES as FACTS_TABLES
 from crm_spark.features.tables import feature_customers
@@ -22,10 +23,10 @@ TABLES = (*FACTS_TABLES, feature_customers([28]))
 FIRST, SECOND = date(2025, 10, 1), date(2025, 10, 2)
 # A process has Spark or Sail: the command runs in one of its own. Tables as small as these would be made anew.
 ON_SAIL = """
-import crm_spark.lake, crm_spark.run
+import crm_spark.lake, crm_spark.run, crm_spark.stages.features
 from pyspark import SparkContext
 from crm_spark.cli import main
-crm_spark.run.SMALL_COUNT = crm_spark.lake.SMALL_COUNT = 0
+crm_spark.run.SMALL_COUNT = crm_spark.lake.SMALL_COUNT = crm_spark.stages.features.MANY_ROWS = 0
 try:
     main()
 finally:
@@ -37,6 +38,7 @@ finally:
 def small_tables_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (crm_spark.run, crm_spark.lake):
         monkeypatch.setattr(module, "SMALL_COUNT", 0)
+    monkeypatch.setattr(crm_spark.stages.features, "MANY_ROWS", 0)
 
 
 def refresh_on_sail(conf: Path, lake: Path, *arguments: str) -> None:

@@ -444,7 +444,7 @@ def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
         FACT_FEEDBACK.name: build_feedback(nothing(spark, CLEAN_FEEDBACK), "UTC"),
         FACT_VISITS.name: build_visits(nothing(spark, CLEAN_VISITS), "UTC"),
     }
-    days, things, _ = ledgers_of(events)
-    made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), days, "UTC"), days, things]
+    ledgers = ledgers_of(events)
+    made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), ledgers.days, "UTC"), *ledgers]
     counted = [frame.groupBy().count() for frame in made]
     assert [row["count"] for row in union_of(counted).collect()] == [0] * len(made)

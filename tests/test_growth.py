@@ -36,8 +36,10 @@ ENTITIES = ("customers", "orders", "products", "responses", "campaigns", "visits
 class Growing:
     """A lake whose clean tables follow a business, and the runs over it."""
 
-    def __init__(self, lake: Lake) -> None:
+    def __init__(self, lake: Lake, small_count: int = 0) -> None:
         self.lake = lake
+        # Tables as small as these would be made anew: here they are not, unless it is asked for.
+        self.small_count = small_count
         shipped = load_config(conf_dir() / "complete_journey.toml", lake=lake.uri)
         self.config: Config = shipped.model_copy(
             update={
@@ -82,10 +84,9 @@ class Growing:
             slices=stored_slices(self.lake, WINDOWS),
             **settings,
         )
-        # Tables as small as these would be made anew: here they are not.
         with pytest.MonkeyPatch.context() as patch:
             for name in ("run.SMALL_COUNT", "lake.SMALL_COUNT", "stages.features.MANY_ROWS"):
-                patch.setattr(f"crm_spark.{name}", 0)
+                patch.setattr(f"crm_spark.{name}", self.small_count)
             for run.layer, refresh in stages:
                 refresh(run)
         self.previous = run.publication()
@@ -247,29 +248,26 @@ def test_ledgers_made_anew_make_every_slice_anew_as_if_all_had_come_in_time(
         assert_told(told[as_of], now, as_of, midnight_after(as_of))
 
 
-def test_a_line_keeps_the_price_of_when_it_was_first_told_of(spark: SparkSession, tmp_path: Path) -> None:
-    growing = Growing(Lake(spark, str(tmp_path / "lake")))
-    line = {"order_id": "o1", "line_no": 1, "customer_id": "c1", "ordered_at": utc("2026-09-01 12:00:00"),
-            "product_id": "p1", "quantity": Decimal(1), "amount": Decimal(9)}  # fmt: skip
-    shop = Business(orders=[line], products=[{"product_id": "p1", "category": "bread", "price": Decimal(10)}])
+@pytest.mark.parametrize("small_count", [0, 100])
+def test_a_line_keeps_the_first_price_of_its_product(spark: SparkSession, tmp_path: Path, small_count: int) -> None:
+    growing = Growing(Lake(spark, str(tmp_path / "lake")), small_count)
+    line = {"line_no": 1, "customer_id": "c1", "ordered_at": utc("2026-09-01 12:00:00"), "amount": Decimal(9)}
+    shop = Business(
+        orders=[line | {"order_id": "a", "product_id": "p1"}, line | {"order_id": "b", "product_id": "p2"}],
+        products=[{"product_id": "p1", "price": Decimal(10)}, {"product_id": "p2"}],
+    )
 
-    def usual_prices(until: datetime) -> tuple[Run, dict[str, Decimal]]:
+    def usual_prices(**settings: Any) -> dict[str, Decimal]:
         growing.follow(shop)
-        run = growing.refresh(FIRST, until, stages=[("facts", refresh_facts)])
+        run = growing.refresh(FIRST, midnight_after(FIRST), stages=[("facts", refresh_facts)], **settings)
         rows = run.read(FACT_ORDER_LINES).collect()
-        return run, {f"{row['order_id']}-{row['line_no']}": row["usual_price"] for row in rows}
+        return {f"{row['order_id']}{row['line_no']}": row["usual_price"] for row in rows}
 
-    first, prices = usual_prices(midnight_after(FIRST))
-    assert prices == {"o1-1": 10}
-
-    # Of another price alone, nothing comes; a line that comes with it takes it, the one beside it keeps its own.
-    shop.products = [shop.products[0] | {"price": Decimal(12)}]
-    dearer, prices = usual_prices(midnight_after(FIRST))
-    assert prices == {"o1-1": 10}
-    assert dearer.pins[FACT_ORDER_LINES.name].content_hash == first.pins[FACT_ORDER_LINES.name].content_hash
-    shop.orders.append(line | {"line_no": 2})
-    assert usual_prices(midnight_after(FIRST))[1] == {"o1-1": 10, "o1-2": 12}
-
-    # Made anew from the clean tables, all take the price that these tell.
-    anew = growing.refresh(FIRST, midnight_after(FIRST), stages=[("facts", refresh_facts)], rebuilt={"facts"})
-    assert {row["usual_price"] for row in anew.read(FACT_ORDER_LINES).collect()} == {Decimal(12)}
+    assert usual_prices() == {"a1": 10, "b1": None}
+    # One gets another price, one its first; and a line comes beside one that stands.
+    shop.products = [{"product_id": "p1", "price": Decimal(12)}, {"product_id": "p2", "price": Decimal(7)}]
+    shop.orders.append(shop.orders[0] | {"line_no": 2})
+    assert usual_prices() == {"a1": 10, "a2": 12, "b1": 7}
+    # A line was of another product.
+    shop.orders[0] = shop.orders[0] | {"product_id": "p2"}
+    assert usual_prices() == {"a1": 7, "a2": 12, "b1": 7}

@@ -103,6 +103,8 @@ def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSes
     assert len(deltalake.DeltaTable(lake.path("people")).file_uris()) > 32
     assert_df_equality(lake.read(everybody), rows_of(spark, PEOPLE, *many), ignore_row_order=True, ignore_metadata=True)
     assert lake.read(nobody).columns == lake.read(everybody).columns
+    nobody_again = lake.write(PEOPLE, rows_of(spark, PEOPLE), "f3")
+    assert lake.read(nobody_again).count() == nobody_again.row_count == 0
 
 
 @pytest.fixture(params=["written anew", "merged"])
@@ -129,6 +131,10 @@ def test_a_change_adds_replaces_and_removes_rows_and_its_summary_is_that_of_the_
     assert (pin.row_count, pin.content_hash) == (4, summary.content_hash)
     assert lake.find(PEOPLE, "f2") == pin
     assert lake.read(base).count() == 4
+    assert "secret" not in json.dumps(log_of(lake, PEOPLE))
+    fewer = lake.change(PEOPLE, pin, rows_of(spark, PEOPLE), rows_of(spark, PEOPLE, a_person(0)), "f3")
+    assert {row["person_id"] for row in lake.read(fewer).collect()} == {"p1", "p3", "p9"}
+    assert fewer.row_count == 3
     assert deltalake.DeltaTable(lake.path("people")).protocol().min_reader_version == 1
 
 
@@ -283,12 +289,14 @@ def test_the_head_is_found_by_what_it_was_made_from(spark: SparkSession, lake: L
 
 
 def test_a_changed_declaration_replaces_the_table_with_its_rules(spark: SparkSession, lake: Lake) -> None:
-    lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    first = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
     changed = Table("people", PEOPLE.comment, PEOPLE.key, PEOPLE.columns[:2], (Check("id_short", "person_id < 'p5'"),))
     pin = lake.write(changed, rows_of(spark, changed, {"person_id": "p1"}), "f2")
     assert lake.read(pin).columns == ["person_id", "email"]
     properties = deltalake.DeltaTable(lake.path("people")).metadata().configuration
     assert [key for key in properties if "constraints" in key] == ["delta.constraints.id_short"]
+    assert pin.version > first.version
+    assert [row["person_id"] for row in lake.read(first).collect()] == ["p1"]
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ MEASURES = (
         _e4(f"{_DAY_NO} * rating", "rating IS NOT NULL"),
         "Sum of ratings times these numbers, in 1/10,000.",
     ),
-    _feedback("texted_feedback_count", _count("sentiment IS NOT NULL"), "Of all, those with a text."),
+    _feedback("texted_feedback_count", _count("sentiment IS NOT NULL"), "Feedback with a text."),
     _feedback("sentiment_sum", "sentiment", "Texts that praise less those that complain."),
     _visit("session_count", _count("is_session_opening"), "Sessions on a site or in an app."),
     _visit("page_view_count", _count("action = 'view'"), "Page views."),

@@ -41,7 +41,7 @@ _COMPLAINT = """
     hung_up shrunk shrank faded fades leak(?:s|ed|ing)? tasteless bland mess(?:y)? hidden stuck unreliable
     unresponsive unusable unclear inferior mediocre subpar shoddy
     too_(?:small|big|large|long|short|tight|loose|loud|thin|heavy|hard|sweet|salty|many|much|little) could_be_better
-    could_have_been_better on_hold let_?down fell_apart falls_apart falling_apart returned?_it
+    could_have_been_better on_hold let_down letdown fell_apart falls_apart falling_apart return_it returned_it
     sending_(?:it|them)_back went_downhill no_longer overcharged charged_twice excuses clueless junk garbage rubbish
     trash crap sucks? beware disaster atrocious appalling lousy inconvenient misled unreadable cancelled? lame
     zero_stars one_star stay_away keep_away filthy scratchy itchy itches slimy soggy cold_food pushy denied denies
@@ -49,7 +49,8 @@ _COMPLAINT = """
     spoil(?:ed|t) burn(?:t|s|ed) burning shattered dented bent ripped tore tearing shrinks leaky drain(?:s|ed)?
     past_its came_off come_off fell_off falls_off peel(?:s|ed|ing)? pilling chipped wilted sour bitter dry soaked
     choked? sick ill pain(?:ful)? hurts? unsafe dangerous hazard tacky gimmick clunky laggy lag(?:s|ging)? spam
-    spammed pop-?ups ads nowhere vanished disappeared nobody chasing chase waiting waited queues? weeks months_later
+    spammed pop_ups popups ads nowhere vanished disappeared nobody chasing chase waiting waited queues? weeks
+    months_later
     unanswered robot scripted runaround passed_around blame(?:d|s)? false daylight_robbery robbery money_back
     cardboard overrated overhyped underwhelm(?:ed|ing)? meh worthless pointless unfinished blurry blurred fuzzy
     locked_out log_in_fails shocking shocked insult(?:ed|ing)? dismissive condescending patroni[sz]ing sloppy sneaky

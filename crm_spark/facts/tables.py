@@ -49,7 +49,7 @@ FACT_ORDER_LINES = Table(
         Column("store_id", "string", "The store.", nullable=True),
         Column("channel", "string", "The channel.", nullable=True),
         Column("quantity", MONEY, "Units or measure; negative for a return.", nullable=True),
-        Column("usual_price", MONEY, "What a unit usually cost when the line was first told of.", nullable=True),
+        Column("usual_price", MONEY, "The product's price, the first that was told.", nullable=True),
         Column("amount", MONEY, "What was paid; negative for a return."),
         Column("discount_amount", MONEY, "What was taken off the price; 0 where not stated."),
         Column("is_return", "boolean", "Goods came back: it counts in net amounts, never as a purchase."),
@@ -196,7 +196,7 @@ FACT_CUSTOMER_PRODUCTS = Table(
     ),
 )
 
-# What only grows. They are told apart by what a row is about, so that each is as small as it can be.
+# What only grows, in the order of features.customers.Ledgers.
 LEDGERS = (FACT_CUSTOMER_DAYS, FACT_CUSTOMER_THINGS, FACT_CUSTOMER_PRODUCTS)
 
 # The tables of events, whose days are counted and whose things are told apart.

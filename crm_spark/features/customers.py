@@ -87,9 +87,9 @@ def build_next_slice(
 ) -> DataFrame:
     """Rows: as of `build_feature_customers` for one cut-off, made from the slice of an earlier one among `features`.
 
-    Days are read that entered or left a window, all of those customers of whom something was learned late, and the
-    products of those who bought. The ledgers must have grown only since the base: what was corrected or deleted is
-    taken back by rows of its own, learned later, and no customer is gone.
+    Days and things are read that entered or left a window, and all of those customers of whom something was learned
+    late; of products the whole ledger, for those who bought. The ledgers must have grown only since the base: what was
+    corrected or deleted is taken back by rows of its own, learned later, and no customer is gone.
 
     Raises:
         ValueError: if the base is after the cut-off, in one of both times.
@@ -153,20 +153,20 @@ class _Shape:
 
     def things(self) -> list[ThingList]:
         kinds = {thing.kind for thing in THING_KINDS if thing.event in self.events}
-        return [things for things in THING_LISTS if things.kind in kinds]
+        return [listed for listed in THING_LISTS if listed.kind in kinds]
 
     def lists(self) -> dict[str, ThingList]:
         """By column, of which things it lists those ever, or those by window."""
-        ever = {things.name: things for things in self.things()}
-        return ever | {things.by_window: things for things in self.things() if things.by_window}
+        ever = {listed.name: listed for listed in self.things()}
+        return ever | {listed.by_window: listed for listed in self.things() if listed.by_window}
 
     def thing_counts(self) -> dict[str, str]:
         """By column, in SQL, which rows of `_add_up_things` it counts."""
         return {
-            f"{things.count}{suffix}": f"kind = '{things.kind}' AND window_days IS NULL"
+            f"{listed.count}{suffix}": f"kind = '{listed.kind}' AND window_days IS NULL"
             + (f" AND last_on >= date_sub(as_of, {window})" if window else "")
-            for things in self.things()
-            for window, suffix, _ in (spans(self.windows_days) if things.count else ())
+            for listed in self.things()
+            for window, suffix, _ in (spans(self.windows_days) if listed.count else ())
         }
 
     def thing_columns(self) -> list[str]:
@@ -343,11 +343,11 @@ def _add_up_things(seen: DataFrame, shape: _Shape, base_as_of: date | None = Non
     """
     of_day = [*_SLICE, "kind", "thing", "happened_on"]
     days = seen.groupBy(*of_day).agg(F.bool_or("is_new").alias("is_new"), F.sum("event_count").alias("event_count"))
-    spans_of_kinds = [
-        (things.kind, days)
-        for things in shape.things()
-        for days, _, _ in spans(shape.windows_days if things.by_window else ())
-    ]
+    spans_of_kinds = dict.fromkeys(
+        (listed.kind, window)
+        for listed in shape.things()
+        for window, _, _ in spans(shape.windows_days if listed.by_window else ())
+    )
     kinds = local_rows(seen.sparkSession, "kind string, window_days int", spans_of_kinds)
     lies_now, lay_at_base = (
         f"CASE WHEN datediff({as_of}, happened_on) <= window_days THEN 1 ELSE 0 END"
@@ -418,10 +418,9 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, shape: _Shap
     told = set(shape.columns())
 
     def filled(name: str) -> str:
-        # No day is NULL, no thing is an empty list, anything else is 0.
-        nothing = {"date": "NULL"}.get(types[name], "array()" if name in everything.lists() else "0")
-        value = f"cast({nothing} AS {types[name]})"
-        return f"{f'coalesce({name}, {value})' if name in told else value} AS {name}"
+        nothing = "NULL" if types[name] == "date" else "array()" if name in everything.lists() else "0"
+        typed = f"cast({nothing} AS {types[name]})"
+        return f"coalesce({name}, {typed}) AS {name}" if name in told else f"{typed} AS {name}"
 
     rows = everyone.selectExpr(*_SLICE, "known_until", *DEMOGRAPHICS, *map(filled, everything.columns()))
     return conform(rows.selectExpr("*", *_derived(windows_days)), table)

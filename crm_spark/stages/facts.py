@@ -43,10 +43,11 @@ from crm_spark.tables import Table, union_of
 
 @dataclass(frozen=True)
 class _Event:
-    """A fact table of events: the entity it tells of, and of those that it joins by their keys the columns it takes.
+    """A fact table of events: the entity it tells of, and those that it joins by their keys.
 
-    A row depends on those rows of the entity that have the same `group`, and on no other. Columns that are `frozen`
-    stay as they were when the row was first made, and what is joined for them changes no row.
+    A row depends on those rows of the entity that have the same `group`, and on no other; of joined rows, on what
+    `joins` names in SQL. A column that is `frozen` keeps the first value that was told, as long as the column beside it
+    says that the row is of the same thing.
     """
 
     table: Table
@@ -54,7 +55,7 @@ class _Event:
     entity: str
     group: tuple[str, ...]
     joins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    frozen: tuple[str, ...] = ()
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -71,8 +72,8 @@ _EVENTS = (
         build_order_lines,
         "orders",
         ("order_id", "customer_id"),
-        {"products": ("category", "department", "brand")},
-        frozen=("usual_price",),
+        {"products": ("category", "department", "brand", "price IS NOT NULL AS has_price")},
+        frozen={"usual_price": "product_id"},
     ),
     _Event(FACT_CONTACTS, build_contacts, "contacts", ("contact_id",), {"campaigns": ("kind", "starts_on")}),
     _Event(FACT_RESPONSES, build_responses, "responses", ("response_id",), {"campaigns": ("channel",)}),
@@ -120,22 +121,21 @@ def _update_events(run: Run, event: _Event) -> None:
         (low, high) = touched.agg(F.min(first), F.max(first)).collect()[0]
         within = F.col(first).between(F.lit(low), F.lit(high))
         rows = build(_grouped(event, entity, zone).where(within).join(touched, group, "left_semi"), *joined)
-        standing = run.lake.read(base).where(within).join(touched, group, "left_semi").select(*key, *event.frozen)
+        standing = run.lake.read(base).where(within).join(touched, group, "left_semi")
         if standing.isEmpty():
             return rows, None
-        return _keep_frozen(event, rows, standing).persist(), standing
+        return _keep_frozen(event, rows, standing).persist(), standing.select(*key)
 
     run.grow(event.table, build_all, change, event.reads, rules_of(run, event.entities))
 
 
 def _keep_frozen(event: _Event, rows: DataFrame, standing: DataFrame) -> DataFrame:
-    """The same rows, those that stand with their frozen columns."""
-    if not event.frozen:
-        return rows
-    first = standing.select(*event.table.key, *(F.col(name).alias(f"first_{name}") for name in event.frozen))
-    frozen = {name: F.coalesce(f"first_{name}", name) for name in event.frozen}
-    kept = rows.join(first, list(event.table.key), "left").withColumns(frozen)
-    return kept.select(*event.table.column_names)
+    """The same rows, with the frozen columns of those that stand."""
+    for name, of_same in event.frozen.items():
+        same = [*event.table.key, of_same]
+        first = standing.select(*same, F.col(name).alias("first"))
+        rows = rows.join(first, same, "left").withColumn(name, F.coalesce("first", name))
+    return rows.select(*event.table.column_names)
 
 
 def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataFrame:
@@ -155,7 +155,9 @@ def _touched_groups(run: Run, event: _Event, before: Mapping[str, Pin]) -> DataF
         joined = CLEAN[name]
         changed = changes(joined)
         if changed is not None:
-            otherwise = changed.groupBy(*joined.key, *taken).agg(F.sum("sign").alias("sign")).where("sign != 0")
+            otherwise = (
+                changed.groupBy(*joined.key, *map(F.expr, taken)).agg(F.sum("sign").alias("sign")).where("sign != 0")
+            )
             groups.append(_grouped(event, run.read(entity), zone).join(otherwise, list(joined.key), "left_semi"))
     return union_of(rows.select(*event.group) for rows in groups).distinct()
 
