@@ -24,8 +24,9 @@ from crm_spark.tables import conform, local_rows, union_of
 
 _SLICE = ["customer_id", "as_of"]
 _THING = [*_SLICE, "kind", "window_days", "thing"]
-# What lists tell of a thing: those of things ever, and those of things by window.
-_LISTED = (("thing", "event_count", "last_on"), ("window_days", "thing", "event_count"))
+# What lists tell of a thing.
+_LISTED_EVER = ("thing", "event_count", "last_on")
+_LISTED_BY_WINDOW = ("window_days", "thing", "event_count")
 
 
 @dataclass(frozen=True, order=True)
@@ -62,7 +63,7 @@ def build_feature_customers(
         raise ValueError(f"expected one cut-off a day: found {cutoffs}")
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", map(astuple, cutoffs))
 
-    shape = _shape(ledgers, windows_days)
+    shape = _shape_of(ledgers, windows_days)
 
     def seen(events: DataFrame) -> DataFrame:
         """Every event once for each cut-off that sees it; all of a customer's in one partition, there to stay."""
@@ -98,7 +99,7 @@ def build_next_slice(
     cuts = local_rows(customers.sparkSession, "as_of date, known_until timestamp", [astuple(cutoff)])
     # The date comes by a join: Sail takes ten times as long to group by a literal.
     only_cut = F.broadcast(cuts.select("as_of"))
-    step, shape = _Step(base, cutoff), _shape(ledgers, windows_days)
+    step, shape = _Step(base, cutoff), _shape_of(ledgers, windows_days)
     late = step.late_customers(ledgers)
     ends = shape.window_ends()
     days, things = (step.changing(ledger, late, ends).crossJoin(only_cut) for ledger in (ledgers.days, ledgers.things))
@@ -177,7 +178,7 @@ class _Shape:
         return [*sums, "gap_square_sum", *self.days_of_events(), *self.thing_columns()]
 
 
-def _shape(ledgers: Ledgers, windows_days: Sequence[int]) -> _Shape:
+def _shape_of(ledgers: Ledgers, windows_days: Sequence[int]) -> _Shape:
     found = ledgers.days.select("event").distinct().collect()
     return _Shape(tuple(windows_days), {FACT_ORDER_LINES.name, *(row["event"] for row in found)})
 
@@ -365,7 +366,9 @@ def _add_up_things(seen: DataFrame, shape: _Shape, base_as_of: date | None = Non
 
 def _list_things(things: DataFrame, shape: _Shape) -> DataFrame:
     """Rows: one per customer and cut-off, the things of each kind in lists, and their counts ever and by window."""
-    fields = {name: _LISTED[name == listed.by_window] for name, listed in shape.lists().items()}
+    fields = {
+        name: _LISTED_BY_WINDOW if name == listed.by_window else _LISTED_EVER for name, listed in shape.lists().items()
+    }
     counts = shape.thing_counts()
 
     def collected(name: str, listed: ThingList) -> Column:
