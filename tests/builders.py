@@ -146,9 +146,9 @@ def ledgers_of(events: Mapping[str, DataFrame]) -> Ledgers:
     if lines not in came:
         spark = next(iter(came.values())).sparkSession
         came[lines] = rows_of(spark, FACT_ORDER_LINES).withColumn("sign", F.lit(1))
-    return Ledgers(
-        *(build(came, {}, 1) for build in (build_customer_days, build_customer_things, build_customer_products))
-    )
+    builds = (build_customer_days, build_customer_things, build_customer_products)
+    days, things, products = (build(came, {}, 1) for build in builds)
+    return Ledgers(days, things, products, set(events))
 
 
 def features_of(spark: SparkSession, rows: pd.DataFrame, as_of: date = date(2026, 6, 1)) -> DataFrame:

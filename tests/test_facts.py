@@ -445,6 +445,6 @@ def test_nothing_in_gives_nothing_out(spark: SparkSession) -> None:
         FACT_VISITS.name: build_visits(nothing(spark, CLEAN_VISITS), "UTC"),
     }
     ledgers = ledgers_of(events)
-    made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), ledgers.days, "UTC"), *ledgers]
+    made = [*events.values(), build_customers(nothing(spark, CLEAN_CUSTOMERS), ledgers.days, "UTC"), *ledgers.tables]
     counted = [frame.groupBy().count() for frame in made]
     assert [row["count"] for row in union_of(counted).collect()] == [0] * len(made)

@@ -118,7 +118,7 @@ def stored_facts(spark: SparkSession, business: Business) -> list[DataFrame]:
     """The facts once and for all, so that two builds of features start from the same rows."""
     customers, ledgers = facts_of(spark, business)
     stored = []
-    for frame, table in zip((customers, *ledgers), (DIM_CUSTOMERS, *LEDGERS), strict=True):
+    for frame, table in zip((customers, *ledgers.tables), (DIM_CUSTOMERS, *LEDGERS), strict=True):
         assert summarise(frame, table).violations == ()
         stored.append(declared_rows(spark, table, [tuple(row) for row in frame.collect()]))
     return stored

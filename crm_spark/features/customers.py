@@ -22,6 +22,7 @@ from crm_spark.features.declared import DAYS, DERIVED, PRIOR, THING_LISTS, Thing
 from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
 from crm_spark.tables import conform, local_rows, union_of
 
+_EVENTS = frozenset(measure.event for measure in MEASURES)
 _SLICE = ["customer_id", "as_of"]
 _THING = [*_SLICE, "kind", "window_days", "thing"]
 # What lists tell of a thing.
@@ -38,11 +39,19 @@ class Cutoff:
 
 
 class Ledgers(NamedTuple):
-    """Rows of `fact_customer_days`, `fact_customer_things` and `fact_customer_products`."""
+    """Rows of `fact_customer_days`, `fact_customer_things` and `fact_customer_products`.
+
+    `events` are the kinds of events that they tell of, if these are not all there are.
+    """
 
     days: DataFrame
     things: DataFrame
     products: DataFrame
+    events: Set[str] = _EVENTS
+
+    @property
+    def tables(self) -> tuple[DataFrame, ...]:
+        return self.days, self.things, self.products
 
 
 def build_feature_customers(
@@ -179,8 +188,7 @@ class _Shape:
 
 
 def _shape_of(ledgers: Ledgers, windows_days: Sequence[int]) -> _Shape:
-    found = ledgers.days.select("event").distinct().collect()
-    return _Shape(tuple(windows_days), {FACT_ORDER_LINES.name, *(row["event"] for row in found)})
+    return _Shape(windows_days, {FACT_ORDER_LINES.name, *ledgers.events})
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,7 @@ class _Step:
     def late_customers(self, ledgers: Ledgers) -> DataFrame | None:
         """Those of whom something was learned since that happened before the base; None if there are none."""
         happened_before = F.col("happened_on") < F.lit(self.base.as_of)
-        rows = (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers)
+        rows = (ledger.where(self._is_new() & happened_before).select("customer_id") for ledger in ledgers.tables)
         late = union_of(rows).distinct()
         return None if late.isEmpty() else late
 
@@ -416,7 +424,7 @@ def _finish(kept: DataFrame, customers: DataFrame, cuts: DataFrame, shape: _Shap
     # A customer of whom all was taken back is known no longer; of the base's registered ones `customers` tells anew.
     is_seen = " OR ".join(f"{total.name} <> 0" for total in shape.totals() if total.first is None)
     everyone = registered.join(kept.where(is_seen), _SLICE, "full").join(F.broadcast(cuts), "as_of")
-    everything = _Shape(windows_days, {measure.event for measure in MEASURES})
+    everything = _Shape(windows_days, _EVENTS)
     types = {column.name: column.type for column in table.columns}
     told = set(shape.columns())
 

@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from crm_spark.errors import SourceError
-from crm_spark.facts.tables import DIM_CUSTOMERS, LEDGERS
+from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, LEDGERS
 from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
 from crm_spark.features.tables import feature_customers
 from crm_spark.lake import Lake, Pin, content_fingerprint
@@ -75,12 +75,10 @@ def _continue_slices(run: Run, features: DataFrame, kept: Sequence[Cutoff], new:
     row_count = sum(run.pins[ledger.name].row_count for ledger in LEDGERS)
     bases = kept if row_count >= MANY_ROWS else []
     base_of = {cut: max((base for base in bases if _is_before(base, cut)), default=None) for cut in new}
-    customers, *ledgers = (run.read(table) for table in _READS)
+    customers, ledgers = run.read(DIM_CUSTOMERS), _ledgers(run)
     windows = run.config.features.windows_days
     parts = [
-        build_next_slice(customers, Ledgers(*ledgers), features, base, cut, windows)
-        for cut, base in base_of.items()
-        if base
+        build_next_slice(customers, ledgers, features, base, cut, windows) for cut, base in base_of.items() if base
     ]
     without = [cut for cut, base in base_of.items() if base is None]
     return union_of([*parts, *([_build_slices(run, without)] if without else [])])
@@ -91,5 +89,12 @@ def _is_before(base: Cutoff, cutoff: Cutoff) -> bool:
 
 
 def _build_slices(run: Run, cutoffs: Sequence[Cutoff]) -> DataFrame:
-    customers, *ledgers = (run.read(table) for table in _READS)
-    return build_feature_customers(customers, Ledgers(*ledgers), cutoffs, run.config.features.windows_days)
+    customers, ledgers = run.read(DIM_CUSTOMERS), _ledgers(run)
+    return build_feature_customers(customers, ledgers, cutoffs, run.config.features.windows_days)
+
+
+def _ledgers(run: Run) -> Ledgers:
+    pin = run.pins[FACT_CUSTOMER_DAYS.name]
+    events = {row["event"] for row in run.lake.query(f"SELECT DISTINCT event FROM {pin.name}", pin)}  # noqa: S608
+    days, things, products = (run.read(ledger) for ledger in LEDGERS)
+    return Ledgers(days, things, products, events)

@@ -164,7 +164,8 @@ def _by_crm_spark(spark: Any, lines: str, out: str, told: str, start_seconds: fl
             rows.write.format("delta").mode("append").save(f"{out}/{name}")
 
     def ledgers() -> Ledgers:
-        return Ledgers(**{name: spark.read.format("delta").load(f"{out}/{name}") for name in builders})
+        days, things, products = (spark.read.format("delta").load(f"{out}/{name}") for name in builders)
+        return Ledgers(days, things, products, {FACT_ORDER_LINES.name})
 
     def make_slice() -> None:
         rows = build_feature_customers(customers, ledgers(), cutoffs=[before], windows_days=_WINDOWS_DAYS)
