@@ -213,7 +213,7 @@ def sql(
 @app.command()
 def views(lake: LakeOption = "lake") -> None:
     """Print the SQL that makes the published tables views of their plain names."""
-    from crm_spark.lake import PublishedLake, published_views
+    from crm_spark.publications import PublishedLake, published_views
 
     opened = PublishedLake(lake)
     for statement in published_views(opened, opened.require_publication()).values():
@@ -346,7 +346,7 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
 
 
 def _write_report(lake: str, out: Path | None, language: str) -> Path:
-    from crm_spark.lake import PublishedLake
+    from crm_spark.publications import PublishedLake
     from crm_spark.report.build import write_report
 
     opened = PublishedLake(lake)
@@ -357,7 +357,8 @@ def _write_report(lake: str, out: Path | None, language: str) -> Path:
 
 
 def _register_views(spark: Any, lake: str) -> None:
-    from crm_spark.lake import Lake, published_views
+    from crm_spark.lake import Lake
+    from crm_spark.publications import published_views
 
     opened = Lake(spark, lake)
     for statement in published_views(opened, opened.require_publication()).values():

@@ -11,12 +11,13 @@ from crm_spark.config import Config
 from crm_spark.errors import ConfigError
 from crm_spark.facts.tables import TABLES as FACTS_TABLES
 from crm_spark.features.tables import TABLES as FEATURES_TABLES
-from crm_spark.lake import PUBLICATIONS, Lake, Publication
+from crm_spark.lake import Lake
 from crm_spark.marts.tables import TABLES as MARTS_TABLES
 from crm_spark.models.matrix import matrix_rules
 from crm_spark.models.tables import TABLES as MODELS_TABLES
 from crm_spark.models.value import check_value_parts
 from crm_spark.progress import RunProgress
+from crm_spark.publications import PUBLICATIONS, Publication
 from crm_spark.run import Run
 from crm_spark.sources.tables import TABLES as SOURCES_TABLES
 from crm_spark.stages.cleaning import refresh_cleaning

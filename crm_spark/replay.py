@@ -14,8 +14,9 @@ from pyspark.sql import functions as F
 from crm_spark.cleaning.tables import CLEANING_ACCOUNT, REJECTED
 from crm_spark.config import Config
 from crm_spark.errors import LakeError
-from crm_spark.lake import Lake, Pin
+from crm_spark.lake import Lake
 from crm_spark.progress import RunProgress
+from crm_spark.publications import Pin
 from crm_spark.refresh import refresh
 
 _OUTCOMES = ("accepted", "duplicate", "superseded", "deletion")

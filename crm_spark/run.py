@@ -20,8 +20,9 @@ from pyspark.sql import DataFrame
 import crm_spark
 from crm_spark.config import Config
 from crm_spark.errors import LakeError
-from crm_spark.lake import SMALL_COUNT, Lake, Pin, Publication, content_fingerprint
+from crm_spark.lake import SMALL_COUNT, Lake, content_fingerprint
 from crm_spark.progress import StageProgress
+from crm_spark.publications import Pin, Publication
 from crm_spark.tables import Table, declared_rows
 
 _UPDATES_AT_ONCE = 3

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.tree import DecisionTreeClassifier
 
-from crm_spark.lake import PublishedLake
+from crm_spark.publications import PublishedLake
 from crm_spark.report.data import read_report_data
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,8 @@ from crm_spark.cleaning.tables import CLEAN, HAPPENED_AT
 from crm_spark.config import Config, conf_dir, load_config
 from crm_spark.facts.tables import EVENTS, FACT_ORDER_LINES, LEDGERS
 from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
-from crm_spark.lake import Lake, Pin, Publication
+from crm_spark.lake import Lake
+from crm_spark.publications import Pin, Publication
 from crm_spark.run import Run
 from crm_spark.stages.facts import refresh_facts
 from crm_spark.stages.features import refresh_features, stored_slices

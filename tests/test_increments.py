@@ -18,8 +18,9 @@ from crm_spark.cleaning.settling import Standing, build_withheld, settle_version
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT
 from crm_spark.config import load_config
 from crm_spark.errors import ConfigError, SourceError
-from crm_spark.lake import Lake, Pin
+from crm_spark.lake import Lake
 from crm_spark.progress import RunProgress
+from crm_spark.publications import Pin
 from crm_spark.refresh import refresh
 from crm_spark.replay import Replay, Replayed, replay_rejected
 from crm_spark.sources.tables import INGEST_LEDGER

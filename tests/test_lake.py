@@ -20,7 +20,8 @@ import crm_spark.lake
 from crm_spark.checks import Check
 from crm_spark.delta import quoted
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.lake import Lake, Pin, Publication, content_fingerprint, published_views
+from crm_spark.lake import Lake, content_fingerprint
+from crm_spark.publications import Pin, Publication, published_views
 from crm_spark.session import is_sail
 from crm_spark.tables import Column, Table, summarise
 

@@ -11,7 +11,7 @@ import crm_spark
 
 PACKAGE = Path(crm_spark.__file__).parent
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts", "report")
-FOUNDATION = {"errors", "config", "session", "tables", "checks", "delta", "storage", "lake"}
+FOUNDATION = {"errors", "config", "session", "tables", "checks", "delta", "publications", "storage", "lake"}
 # What makes data to test with knows nothing of what becomes of it.
 ASIDE = {"generator"}
 # These sit above the layers and put them together.

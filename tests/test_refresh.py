@@ -17,9 +17,10 @@ from crm_spark.cleaning.tables import CLEAN, REJECTED
 from crm_spark.cli import main
 from crm_spark.config import load_config
 from crm_spark.errors import ConfigError, LakeError, SourceError
-from crm_spark.lake import Lake, Publication, PublishedLake
+from crm_spark.lake import Lake
 from crm_spark.marts.tables import MART_CUSTOMER_360, MART_MODEL_QUALITY
 from crm_spark.progress import RunProgress
+from crm_spark.publications import Publication, PublishedLake
 from crm_spark.refresh import STAGES, Refreshed, refresh
 from crm_spark.report.build import write_report
 from crm_spark.session import build_session

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from crm_spark.lake import Publication, PublishedLake
+from crm_spark.publications import Publication, PublishedLake
 from crm_spark.report.data import Headline, ReportData, read_report_data
 from crm_spark.report.sections import Section, build_cards, build_sections
 from crm_spark.report.texts import load_texts

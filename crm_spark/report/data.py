@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from crm_spark.errors import LakeError
-from crm_spark.lake import Publication, PublishedLake
 from crm_spark.marts.tables import (
     MART_CUSTOMER_360,
     MART_DATA_QUALITY,
@@ -20,6 +19,7 @@ from crm_spark.marts.tables import (
     MART_RFM_CELLS,
     MART_SEGMENT_PROFILES,
 )
+from crm_spark.publications import Publication, PublishedLake
 from crm_spark.tables import Table
 
 HIGH_RISK = 0.5

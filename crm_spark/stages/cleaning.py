@@ -15,7 +15,7 @@ from crm_spark.cleaning.settling import Standing
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED, WITHHELD_KEYS
 from crm_spark.config import OF_NO_ROW
 from crm_spark.errors import SourceError
-from crm_spark.lake import Pin
+from crm_spark.publications import Pin
 from crm_spark.run import Run
 from crm_spark.sources.landing import LandedFile, read_landed_files
 from crm_spark.sources.reading import SourceFiles, count_landed, gather_files

@@ -36,7 +36,7 @@ from crm_spark.facts.tables import (
     FACT_SERVICE_EVENTS,
     FACT_VISITS,
 )
-from crm_spark.lake import Pin
+from crm_spark.publications import Pin
 from crm_spark.run import Run
 from crm_spark.tables import Table, union_of
 

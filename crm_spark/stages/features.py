@@ -10,8 +10,9 @@ from crm_spark.errors import SourceError
 from crm_spark.facts.tables import DIM_CUSTOMERS, FACT_CUSTOMER_DAYS, LEDGERS
 from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
 from crm_spark.features.tables import feature_customers
-from crm_spark.lake import Lake, Pin, content_fingerprint
+from crm_spark.lake import Lake, content_fingerprint
 from crm_spark.models.labels import task_cutoffs
+from crm_spark.publications import Pin
 from crm_spark.run import Run
 from crm_spark.stages.facts import ENTITIES, rules_of
 from crm_spark.stages.sources import cutoffs_of
