@@ -37,6 +37,12 @@ EngineOption = Annotated[
     str,
     typer.Option(help="spark, or sail: facts and features alone, without Java (the extra sail).", metavar="ENGINE"),
 ]
+WaitOption = Annotated[
+    float,
+    typer.Option(
+        "--wait", help="Wait so long for another run over the lake to end; then, exit code 3.", metavar="MINUTES", min=0
+    ),
+]
 _LEFT: Any = {"title_justify": "left", "title_style": "bold"}
 _DEMO_QUERY = (
     "SELECT segment_name, count(*) AS customers, round(avg(churn_probability), 3) AS mean_churn_probability "
@@ -45,12 +51,12 @@ _DEMO_QUERY = (
 
 
 def main() -> None:
-    """Run the command; errors that the user can mend are one line and exit code 2."""
+    """Run the command; errors that the user can mend are one line and exit code 2, or 3 if another run writes."""
     try:
         app()
     except CrmSparkError as error:
         Console(stderr=True, highlight=False).print(f"crm-spark: {error}", soft_wrap=True, markup=False)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 @app.command()
@@ -90,6 +96,7 @@ def refresh(
         ),
     ] = None,
     engine: EngineOption = "spark",
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Bring all tables up to date and publish them. Stages: sources, cleaning, facts, features, models, marts."""
@@ -104,6 +111,7 @@ def refresh(
             allow_stale=allow_stale,
             known_as_of=known_until,
             rebuild=rebuild,
+            wait_seconds=60 * wait_minutes,
         )
 
 
@@ -120,13 +128,14 @@ def features(
     ] = None,
     settings: SettingsOption = None,
     engine: EngineOption = "spark",
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Make features for many past cut-offs in one pass. The next refresh publishes them and keeps them as they are."""
     config = load_config(conf, settings or (), lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     days = parse_days(parse_date(first, "--from"), parse_date(last, "--to"), every)
     with _session_on(engine, properties_file, config, "features", "features") as spark:
-        _run_refresh(spark, config, "features", "features", backfill=days)
+        _run_refresh(spark, config, "features", "features", backfill=days, wait_seconds=60 * wait_minutes)
 
 
 @app.command("check-source")

@@ -2,7 +2,9 @@
 
 
 class CrmSparkError(Exception):
-    """What was found, what was expected, and what to do, in one line; exit code 2."""
+    """What was found, what was expected, and what to do, in one line."""
+
+    exit_code = 2
 
 
 class ConfigError(CrmSparkError):
@@ -23,6 +25,12 @@ class ModelError(CrmSparkError):
 
 class LakeError(CrmSparkError):
     """The lake is locked, empty, or not what its publication says."""
+
+
+class LakeBusyError(LakeError):
+    """Another process is writing the lake: the same command may succeed later."""
+
+    exit_code = 3
 
 
 class MachineError(CrmSparkError):

@@ -1,9 +1,7 @@
 """The lake as it is written: declared tables as Delta at `<lake>/<table>`, by one process at a time."""
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +16,11 @@ from pyspark.sql import functions as F
 
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake
+from crm_spark.failpoints import step
+from crm_spark.locks import Lease, file_lock, held_lease
+from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
-from crm_spark.tables import Summary, Table, conform, declared_rows, shifted_hash, summarise, value_errors
+from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, value_errors
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 SMALL_COUNT = 100_000
@@ -43,6 +43,8 @@ class Lake(PublishedLake):
         super().__init__(uri)
         self.spark = spark
         self._storage = storage_on(spark, self.local_root)
+        # Held while a lake that is not on a local disk is locked.
+        self._lease: Lease | None = None
 
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
@@ -60,7 +62,8 @@ class Lake(PublishedLake):
         head = self._head(table.name)
         mode = "overwrite"
         if head is None or head.declaration != table.declaration_hash:
-            self._storage.declare(table, self.path(table.name), is_new=head is None)
+            with step(f"declaration of {table.name}"):
+                self._storage.declare(table, self.path(table.name), is_new=head is None)
             mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
         self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
         return self._checked_head(table, fingerprint)
@@ -92,7 +95,8 @@ class Lake(PublishedLake):
         head = self._head(table.name)
         if head is None or head.version != base.version:
             # What a run wrote that was not completed is no part of this version.
-            self._storage.restore(self.path(table.name), base.version)
+            with step(f"restoration of {table.name}"):
+                self._storage.restore(self.path(table.name), base.version)
         note = _commit_note(table, fingerprint, beside)
         if removed is None:
             self._save(table, rows, "append", note)
@@ -166,53 +170,45 @@ class Lake(PublishedLake):
         return None
 
     def publish(self, publication: Publication) -> None:
-        """Make a set of versions visible, by one commit."""
-        row = (
-            publication.publication_no,
-            publication.publication_id,
-            publication.published_at,
-            publication.as_of,
-            publication.known_until,
-            publication.currency,
-            publication.crm_spark_version,
-            [asdict(pin) for _, pin in sorted(publication.tables.items())],
-        )
-        if self._head(PUBLICATIONS.name) is None:
-            self._storage.declare(PUBLICATIONS, self.path(PUBLICATIONS.name), is_new=True)
-        declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
-            self.path(PUBLICATIONS.name)
-        )
+        """Make a set of versions visible, by one commit.
+
+        Raises:
+            LakeError: if another process took over while this one paused.
+        """
+        self._declare_publications()
+        with step("append to publications"):
+            if self._lease is None:
+                append_publication(DeltaTable(self.path(PUBLICATIONS.name)), publication)
+            else:
+                with self._lease.for_commit() as (table, properties):
+                    append_publication(table, publication, properties)
 
     def clear_cache(self) -> None:
         """Forget what was persisted of this lake's rows."""
         self._storage.clear_cache()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lake for writing; the operating system lets go of it when the process dies.
-
-        Only a lake on a local disk is locked: elsewhere, the one who schedules the job lets one run at a time.
+    def locked(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the lake for writing, waiting for who holds it: on a local disk by a lock, elsewhere by a lease.
 
         Raises:
-            LakeError: if another process is writing.
+            LakeBusyError: if another process is writing, and still is after `wait_seconds`.
         """
         if self.local_root is None:
-            yield
+            self._declare_publications()
+            with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
+                yield
             return
         self.local_root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.local_root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LakeError(
-                f"{self.uri}: another process is writing this lake; wait until it ends and run again"
-            ) from None
-        else:
+        with file_lock(self.local_root / ".lock", wait_seconds):
             for left in self.local_root.glob(f"{MERGE_PREFIX}*"):
                 shutil.rmtree(left)
             yield
-        finally:
-            os.close(descriptor)
+
+    def _declare_publications(self) -> None:
+        if self._head(PUBLICATIONS.name) is None:
+            with step("declaration of publications"):
+                self._storage.declare(PUBLICATIONS, self.path(PUBLICATIONS.name), is_new=True)
 
     def _head(self, name: str) -> _Head | None:
         if not self._exists(name):
@@ -230,11 +226,11 @@ class Lake(PublishedLake):
         return next((older for older in heads if older.fingerprint is not None), None)
 
     def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
-        with _constraint_errors(table):
+        with _constraint_errors(table), step(f"{mode} of {table.name}"):
             self._storage.save(self.path(table.name), rows, mode, note)
 
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
-        with _constraint_errors(table):
+        with _constraint_errors(table), step(f"merge into {table.name}"):
             self._storage.merge(table, self.path(table.name), rows, removed, note)
 
     def _lost_files(self, before: Pin, after: Pin) -> bool:

@@ -6,13 +6,14 @@ to `publications`; readers take all versions from that row and never see half a 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from crm_spark.delta import answer, quoted
 from crm_spark.errors import LakeError
@@ -101,6 +102,14 @@ class PublishedLake:
 
     def _exists(self, name: str) -> bool:
         return DeltaTable.is_deltatable(self.path(name))
+
+
+def append_publication(table: DeltaTable, publication: Publication, properties: CommitProperties | None = None) -> None:
+    """Add a row to the table of publications, by one commit."""
+    pins = [asdict(pin) for _, pin in sorted(publication.tables.items())]
+    row = {column: getattr(publication, column) for column in PUBLICATIONS.column_names} | {"tables": pins}
+    rows = pa.Table.from_pylist([row], schema=pa.schema(table.schema().to_arrow()))
+    write_deltalake(table, rows, mode="append", commit_properties=properties)
 
 
 def published_views(lake: PublishedLake, publication: Publication) -> dict[str, str]:

@@ -49,6 +49,7 @@ def refresh(
     known_as_of: datetime | None = None,
     rebuild: str | None = None,
     backfill: Sequence[date] = (),
+    wait_seconds: float = 0,
 ) -> Refreshed:
     """Bring the lake's tables up to date for `config.as_of` (by default the business's today) and publish them.
 
@@ -56,9 +57,10 @@ def refresh(
     nothing, and the next run takes up its tables. `allow_stale` publishes also if a required source has no rows of the
     last day. `known_as_of` sets up to when rows count as known at the date, though it was published otherwise before.
     `rebuild` names the stage from which facts or features are made anew instead of from what changed, and `backfill`
-    further days to make features for.
+    further days to make features for. Another run over the lake is waited for, up to `wait_seconds`.
 
     Raises:
+        LakeBusyError: if another run still writes the lake then.
         CrmSparkError: for a configuration, source, table or lake that is not as it must be.
     """
     # What is declared for a feature that there is not stops the run before it reads anything.
@@ -71,7 +73,7 @@ def refresh(
     if rebuild not in (None, *_GROWING):
         raise ConfigError(f"--rebuild: found {rebuild!r}, expected one of: {', '.join(_GROWING)}")
     lake = Lake(spark, config.lake)
-    with lake.locked():
+    with lake.locked(wait_seconds):
         run = _start_run(lake, config, run_at)
         late = max(backfill, default=run.as_of)
         if late > run.as_of:

@@ -1,8 +1,6 @@
 """The lake: declared tables become Delta tables that hold their rules, and publications pin their versions."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -351,39 +349,6 @@ def test_views_show_the_pinned_versions(spark: SparkSession, lake: Lake) -> None
     lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2), a_person(3)), "f2")
     assert [row["person_id"] for row in spark.table("people").collect()] == ["p1"]
     spark.catalog.dropTempView("people")
-
-
-HOLD = """
-import fcntl, sys
-file = open(sys.argv[1], "a")
-fcntl.flock(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_lake_that_another_process_writes_is_refused_and_free_again_when_that_dies(
-    spark: SparkSession, tmp_path: Path
-) -> None:
-    lake = Lake(spark, (tmp_path / "lake").as_uri())
-    with lake.locked():
-        pass
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "lake" / ".lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LakeError, match="another process is writing this lake; wait until it ends"), lake.locked():
-            pytest.fail("the lock was given twice")
-        holder.kill()
-    with lake.locked():
-        pass
-
-
-def test_a_lock_is_given_back_after_an_error(lake: Lake) -> None:
-    with pytest.raises(ZeroDivisionError), lake.locked():
-        _ = 1 / 0
-    with lake.locked():
-        pass
 
 
 def test_fingerprints_tell_values_apart_and_not_the_order_of_keys() -> None:

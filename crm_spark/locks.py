@@ -1,0 +1,192 @@
+"""One writer at a time: a lock of the operating system on a local disk, elsewhere a lease that is noted in the lake.
+
+A lease rests on what Delta itself rests on: of two commits of one version, the storage takes one. It is a commit of the
+table `publications` with an epoch, who holds it, and until when. To take it over is a commit, too, of the next epoch;
+so the one who held it before, once it wakes, finds its epoch gone and can publish no more, however late it is. Clocks
+of the machines may differ, by much less than a lease lasts. This was tried on local disks alone: on an object store it
+holds if delta-rs commits by conditional puts there, which it does on S3, GCS and Azure by its documentation.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from crm_spark.errors import LakeBusyError, LakeError
+
+_LEASE_SECONDS = 15 * 60
+_POLL_SECONDS = 1.0
+
+
+@contextmanager
+def file_lock(path: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold a lock that the operating system lets go of when the process dies.
+
+    Raises:
+        LakeBusyError: if another process holds it, and still does after `wait_seconds`.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        for may_wait in _tries(wait_seconds):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not may_wait:
+                    raise _busy(path.read_text()) from None
+        os.truncate(descriptor, 0)
+        os.write(descriptor, _own_name().encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """What a commit says of the lease. `expires_at` is in seconds since 1970."""
+
+    epoch: int
+    owner: str
+    expires_at: float
+
+
+class Lease:
+    """The right to publish in a lake, held by this process until another takes it over."""
+
+    def __init__(self, publications: str, epoch: int, seconds: float) -> None:
+        self._path, self._seconds = publications, seconds
+        self._noted = _Noted(epoch, _own_name(), 0)
+        # Renewals and publications are commits of one table by two threads.
+        self._one_commit = threading.Lock()
+
+    @contextmanager
+    def for_commit(self) -> Iterator[tuple[DeltaTable, CommitProperties]]:
+        """The table of publications with how to commit its very next version, which fails if the lease is lost by then.
+
+        Raises:
+            LakeError: if the lease is lost.
+        """
+        with self._one_commit:
+            table = DeltaTable(self._path)
+            noted = _newest(table)
+            if noted is None or noted.epoch != self._noted.epoch:
+                raise self._lost()
+            try:
+                yield table, _properties(self._lasting(self._seconds))
+            except CommitFailedError:
+                raise self._lost() from None
+
+    def renew(self) -> None:
+        """Hold it from now on for its time."""
+        with self.for_commit() as (table, properties):
+            _commit(table, properties)
+
+    def release(self) -> None:
+        """Let others take it without waiting; not if it is lost."""
+        with self._one_commit:
+            table = DeltaTable(self._path)
+            noted = _newest(table)
+            if noted is not None and noted.epoch == self._noted.epoch:
+                _commit(table, _properties(self._lasting(0)))
+
+    def _lasting(self, seconds: float) -> _Noted:
+        return _Noted(self._noted.epoch, self._noted.owner, time.time() + seconds)
+
+    def _lost(self) -> LakeError:
+        return LakeError(
+            "lake: found that another process took over while this one paused, expected to be the only writer; nothing "
+            "of this run was published: run again when the other has ended"
+        )
+
+
+@contextmanager
+def held_lease(publications: str, wait_seconds: float = 0, lease_seconds: float = _LEASE_SECONDS) -> Iterator[Lease]:
+    """Hold the lease that the table of publications notes, and renew it until the end.
+
+    Raises:
+        LakeBusyError: if another process holds it, and still does after `wait_seconds`.
+    """
+    lease = _take(publications, wait_seconds, lease_seconds)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(lease_seconds / 3):
+            try:
+                lease.renew()
+            except LakeError:
+                return  # publishing will say so
+
+    renewals = threading.Thread(target=renew, daemon=True)
+    renewals.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        renewals.join()
+        lease.release()
+
+
+def _take(publications: str, wait_seconds: float, lease_seconds: float) -> Lease:
+    holder = ""
+    for may_wait in _tries(wait_seconds):
+        table = DeltaTable(publications)
+        noted = _newest(table)
+        if noted is None or noted.expires_at <= time.time():
+            lease = Lease(publications, noted.epoch + 1 if noted else 1, lease_seconds)
+            try:
+                _commit(table, _properties(lease._lasting(lease_seconds)))
+            except CommitFailedError:
+                continue  # another was quicker
+            else:
+                return lease
+        holder = f"{noted.owner}, until {datetime.fromtimestamp(noted.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
+        if not may_wait:
+            break
+    raise _busy(holder)
+
+
+def _tries(wait_seconds: float) -> Iterator[bool]:
+    """Whether there will be another try, once a second until the time is over."""
+    end = time.monotonic() + wait_seconds
+    while (left := end - time.monotonic()) > 0:
+        yield True
+        time.sleep(min(_POLL_SECONDS, left))
+    yield False
+
+
+def _newest(table: DeltaTable) -> _Noted | None:
+    # Nearly always the last commit says it; to read all takes longer each night.
+    for limit in (4, None):
+        for commit in table.history(limit):
+            noted = json.loads(commit.get("userMetadata") or "{}").get("lease")
+            if noted is not None:
+                return _Noted(**noted)
+    return None
+
+
+def _properties(noted: _Noted) -> CommitProperties:
+    note: Mapping[str, object] = {"lease": asdict(noted)}
+    return CommitProperties(custom_metadata={"userMetadata": json.dumps(note)}, max_commit_retries=0)
+
+
+def _commit(table: DeltaTable, properties: CommitProperties) -> None:
+    table.create_write_transaction([], "append", table.schema(), commit_properties=properties)
+
+
+def _own_name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _busy(holder: str) -> LakeBusyError:
+    who = f" ({holder})" if holder else ""
+    return LakeBusyError(f"lake: found another process writing it{who}; wait for it with --wait MINUTES, or run again")
