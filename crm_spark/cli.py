@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 
 from crm_spark.config import Config, conf_dir, load_config, parse_date, parse_days, parse_instant
 from crm_spark.doctor import diagnose, find_java_home, fix, print_findings, provide_jdbc_driver
-from crm_spark.errors import ConfigError, CrmSparkError, MachineError
+from crm_spark.errors import ConfigError, CrmSparkError, MachineError, fault_of_machine
 
 app = typer.Typer(
     help="Customer analytics as one batch job: order lines in, segments, churn and a report out.",
@@ -51,12 +51,22 @@ _DEMO_QUERY = (
 
 
 def main() -> None:
-    """Run the command; errors that the user can mend are one line and exit code 2, or 3 if another run writes."""
-    try:
+    """Run the command."""
+    with one_line_errors():
         app()
-    except CrmSparkError as error:
-        Console(stderr=True, highlight=False).print(f"crm-spark: {error}", soft_wrap=True, markup=False)
-        sys.exit(error.exit_code)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user or an operator can mend ends in one line and exit code 2, or 3 if another run writes the lake."""
+    try:
+        yield
+    except Exception as error:
+        told = error if isinstance(error, CrmSparkError) else fault_of_machine(error)
+        if told is None:
+            raise
+        Console(stderr=True, highlight=False).print(f"crm-spark: {told}", soft_wrap=True, markup=False)
+        sys.exit(told.exit_code)
 
 
 @app.command()

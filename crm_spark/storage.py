@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.delta import declaration_sql, file_names, literal, quoted, types_of
 from crm_spark.errors import LakeError
+from crm_spark.failpoints import step
 from crm_spark.session import is_sail
 from crm_spark.tables import Table
 
@@ -150,7 +151,8 @@ class _SailStorage:
                 source=_merge_source(table, staged, removed),
             )
         # Its merge takes no note. Without the next commit, the next run restores the version before.
-        _commit_note(path, note)
+        with step(f"note of {table.name}"):
+            _commit_note(path, note)
 
     def _replace(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
         key = list(table.key)

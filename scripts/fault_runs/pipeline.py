@@ -1,0 +1,129 @@
+"""A pipeline of three tables, small enough to be run and killed hundreds of times; what each night leaves is known.
+
+One run is a process: `pipeline.py LAKE NIGHT ENGINE`. A table is replaced, one only grows, and into one rows are
+merged: all ways in which a lake is written.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import crm_spark.lake
+import crm_spark.run
+from crm_spark.cli import one_line_errors
+from crm_spark.config import conf_dir, load_config
+from crm_spark.lake import Lake
+from crm_spark.publications import Pin
+from crm_spark.run import Run
+from crm_spark.session import build_session, sail_session
+from crm_spark.tables import Column, Table, declared_rows
+
+SALES = Table(
+    "clean_sales",
+    "One row per sale that stands.",
+    ("sale_id",),
+    (
+        Column("sale_id", "bigint", "The sale."),
+        Column("customer_id", "bigint", "Who bought."),
+        Column("amount", "bigint", "What was paid."),
+    ),
+)
+LEDGER = Table(
+    "fact_sales",
+    "One row per sale that came (sign 1) or was taken back (sign -1).",
+    ("sale_id", "customer_id", "amount", "night", "sign"),
+    (*SALES.columns, Column("night", "bigint", "When."), Column("sign", "bigint", "1 or -1.")),
+)
+TOTALS = Table(
+    "mart_customers",
+    "One row per customer with sales.",
+    ("customer_id",),
+    (
+        Column("customer_id", "bigint", "The customer."),
+        Column("sale_count", "bigint", "Sales."),
+        Column("amount", "bigint", "What was paid for them."),
+    ),
+)
+TABLES = (SALES, LEDGER, TOTALS)
+Change = Callable[[Pin, Mapping[str, Pin]], tuple[DataFrame, DataFrame | None]]
+_SALES_A_NIGHT = 60
+_FIRST_AT = datetime(2026, 10, 1, tzinfo=UTC)
+
+
+def sales_of(night: int) -> set[tuple[int, int, int]]:
+    """What stands after a night: each brings sales, corrects some of those before it, and takes some back."""
+    standing: dict[int, tuple[int, int, int]] = {}
+    for now in range(1, night + 1):
+        for sale in range((now - 1) * _SALES_A_NIGHT, now * _SALES_A_NIGHT):
+            standing[sale] = (sale, sale * 7 % 31, sale * 13 % 101)
+        for sale in [sale for sale in standing if now > 1 and sale % 11 == now]:
+            standing[sale] = (sale, (sale + now) % 31, sale % 17)
+        for sale in [sale for sale in standing if now > 1 and sale % 13 == now]:
+            del standing[sale]
+    return set(standing.values())
+
+
+def run_night(spark: SparkSession, folder: str, night: int) -> None:
+    """Bring the three tables to what stands after a night, and publish them."""
+    # Tables as small as these would be made anew.
+    crm_spark.run.SMALL_COUNT = crm_spark.lake.SMALL_COUNT = 0
+    lake, at = Lake(spark, folder), _FIRST_AT + timedelta(days=night)
+    config = load_config(conf_dir() / "complete_journey.toml", lake=folder)
+    with lake.locked(wait_seconds=60):
+        run = Run(config, lake, at.date(), at, at, at, previous=lake.last_publication())
+        run.update(SALES, lambda: declared_rows(spark, SALES, sorted(sales_of(night))), given=night)
+        run.grow(LEDGER, lambda _: _signed(run.read(SALES), night), _ledger_change(run, night), [SALES], is_ledger=True)
+        run.grow(TOTALS, lambda _: _totals(run.read(LEDGER)), _totals_change(run), [LEDGER])
+        publication = run.publication()
+        if run.previous is None or run.previous.publication_id != publication.publication_id:
+            lake.publish(publication)
+
+
+def _signed(sales: DataFrame, night: int) -> DataFrame:
+    return sales.withColumns({"night": F.lit(night).cast("bigint"), "sign": F.lit(1).cast("bigint")})
+
+
+def _ledger_change(run: Run, night: int) -> Change:
+    def change(_: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, None]:
+        changes = run.lake.row_changes(SALES, before[SALES.name], run.pins[SALES.name])
+        return changes.withColumn("night", F.lit(night).cast("bigint")).select(*LEDGER.column_names), None
+
+    return change
+
+
+def _totals(ledger: DataFrame) -> DataFrame:
+    summed = ledger.groupBy("customer_id").agg(
+        F.sum("sign").alias("sale_count"), F.sum(F.col("sign") * F.col("amount")).alias("amount")
+    )
+    return summed.where("sale_count > 0")
+
+
+def _totals_change(run: Run) -> Change:
+    def change(_: Pin, before: Mapping[str, Pin]) -> tuple[DataFrame, DataFrame]:
+        came, _went = run.lake.difference(before[LEDGER.name], run.pins[LEDGER.name])
+        touched = came.select("customer_id").distinct()
+        now = _totals(run.read(LEDGER).join(touched, "customer_id", "left_semi"))
+        return now, touched
+
+    return change
+
+
+@contextmanager
+def session_on(engine: str) -> Iterator[SparkSession]:
+    """A session on Spark or Sail."""
+    if engine == "sail":
+        with sail_session() as spark:
+            yield spark
+        return
+    spark = build_session()
+    yield spark
+    spark.stop()
+
+
+if __name__ == "__main__":
+    with one_line_errors(), session_on(sys.argv[3]) as session:
+        run_night(session, sys.argv[1], int(sys.argv[2]))
