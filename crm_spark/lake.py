@@ -18,9 +18,9 @@ from pyspark.sql import functions as F
 
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
-from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake
+from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
-from crm_spark.tables import Summary, Table, conform, declared_rows, shifted_hash, summarise, value_errors
+from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, value_errors
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 SMALL_COUNT = 100_000
@@ -167,29 +167,19 @@ class Lake(PublishedLake):
 
     def publish(self, publication: Publication) -> None:
         """Make a set of versions visible, by one commit."""
-        row = (
-            publication.publication_no,
-            publication.publication_id,
-            publication.published_at,
-            publication.as_of,
-            publication.known_until,
-            publication.currency,
-            publication.crm_spark_version,
-            [asdict(pin) for _, pin in sorted(publication.tables.items())],
-        )
         if self._head(PUBLICATIONS.name) is None:
             self._storage.declare(PUBLICATIONS, self.path(PUBLICATIONS.name), is_new=True)
-        declared_rows(self.spark, PUBLICATIONS, [row]).coalesce(1).write.format("delta").mode("append").save(
-            self.path(PUBLICATIONS.name)
-        )
+        append_publication(self, publication)
 
     def clear_cache(self) -> None:
         """Forget what was persisted of this lake's rows."""
         self._storage.clear_cache()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self: PublishedLake) -> Iterator[None]:
         """Hold the lake for writing; the operating system lets go of it when the process dies.
+
+        It needs no session: `Lake.locked(lake)` holds a lake that was opened without one.
 
         Only a lake on a local disk is locked: elsewhere, the one who schedules the job lets one run at a time.
 
