@@ -24,7 +24,7 @@ from deltalake.transaction import AddAction
 from pyarrow.fs import FileType, PyFileSystem
 
 from crm_spark.delta import answer, file_names, literal, quoted
-from crm_spark.errors import LakeError
+from crm_spark.errors import ConfigError, LakeError
 from crm_spark.tables import Column, Table
 
 PUBLICATIONS = Table(
@@ -154,7 +154,12 @@ def schema_views(lake: PublishedLake, publication: Publication, prefix: str) -> 
     """The SQL that makes a schema of its own for a publication, with a view of each table.
 
     What is there stays as it is: a schema always shows the publication whose number it bears.
+
+    Raises:
+        ConfigError: if metastores would not take the schema's name.
     """
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", prefix):
+        raise ConfigError(f"--schema: found {prefix!r}, expected a letter and then letters, digits and _ alone")
     schema = quoted(f"{prefix}_p{publication.publication_no}")
     comment = literal(f"Publication {publication.publication_no} ({publication.publication_id}) of {lake.uri}")
     views = (
