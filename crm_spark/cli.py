@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -41,6 +42,12 @@ WaitOption = Annotated[
     float,
     typer.Option(
         "--wait", help="Wait so long for another run over the lake to end; then, exit code 3.", metavar="MINUTES", min=0
+    ),
+]
+PublicationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--publication", help="An older publication: its number, or its id or how that begins.", metavar="NUMBER|ID"
     ),
 ]
 _LEFT: Any = {"title_justify": "left", "title_style": "bold"}
@@ -209,11 +216,17 @@ def replay_rejected(
 @app.command()
 def report(
     lake: LakeOption = "lake",
-    out: Annotated[Path | None, typer.Option(help="The file to write; by default <lake>/report.html.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The file to write; by default <lake>/report.html, of an older publication report_p<no>.html."
+        ),
+    ] = None,
     language: LanguageOption = "en",
+    publication: PublicationOption = None,
 ) -> None:
-    """Write the report of the last publication: one HTML file that needs no network."""
-    _say(f"report: {_write_report(lake, out, language)}")
+    """Write the report of the last publication, or of an older one: one HTML file that needs no network."""
+    _say(f"report: {_write_report(lake, out, language, publication)}")
 
 
 @app.command()
@@ -221,22 +234,95 @@ def sql(
     query: Annotated[str, typer.Argument(help='One query, such as "SELECT * FROM mart_segment_profiles".')],
     lake: LakeOption = "lake",
     limit: Annotated[int, typer.Option(help="Print at most so many rows.", min=1)] = 100,
+    publication: PublicationOption = None,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Answer a query over the published tables under their plain names."""
+    statements = _views(lake, publication)  # before Spark starts, which takes seconds
     with _session(properties_file) as spark:
-        _register_views(spark, lake)
+        _run_all(spark, statements)
         _print_rows(spark, query, limit)
 
 
 @app.command()
-def views(lake: LakeOption = "lake") -> None:
-    """Print the SQL that makes the published tables views of their plain names."""
-    from crm_spark.publications import PublishedLake, published_views
+def views(
+    lake: LakeOption = "lake",
+    publication: PublicationOption = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            help="For a metastore: views that last, in a schema of the publication's own, PREFIX_p<number>, in which "
+            "nothing is ever replaced.",
+            metavar="PREFIX",
+        ),
+    ] = None,
+) -> None:
+    """Print the SQL that makes the published tables views of their plain names, by default temporary ones."""
+    for statement in _views(lake, publication, schema):
+        typer.echo(f"{statement};")
+
+
+@app.command()
+def publications(
+    lake: LakeOption = "lake",
+    limit: Annotated[int, typer.Option(help="List at most so many.", min=1)] = 20,
+) -> None:
+    """List what has been published, the newest first: that is what readers see. Times are in UTC."""
+    from crm_spark.publications import PublishedLake, repeated_numbers
 
     opened = PublishedLake(lake)
-    for statement in published_views(opened, opened.require_publication()).values():
-        typer.echo(f"{statement};")
+    opened.require_publication()
+    stored = opened.publications()
+    repeats = repeated_numbers(stored)
+    shown = RichTable("no", title="Publications", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **_LEFT)
+    shown.add_column("id", overflow="fold")
+    for name in ("published at", "as of", "known until"):
+        shown.add_column(name, min_width=len("2026-11-01"))
+    for name in ("tables", "rows", "repeats"):
+        shown.add_column(name, justify="right")
+    for found in stored[: -limit - 1 : -1]:
+        shown.add_row(
+            str(found.publication_no),
+            found.publication_id,
+            f"{found.published_at:%Y-%m-%d %H:%M}",
+            f"{found.as_of}",
+            f"{found.known_until:%Y-%m-%d %H:%M}",
+            str(len(found.tables)),
+            f"{found.row_count:,}",
+            str(repeats.get(found.publication_no, "")),
+        )
+    Console().print(shown)
+    if len(stored) > limit:
+        _say(f"{len(stored) - limit} older ones are not shown; --limit {len(stored)} shows all.")
+
+
+@app.command()
+def rollback(
+    lake: LakeOption = "lake",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="The publication that readers shall see again, by default the one before: its number, or its id or "
+            "how that begins.",
+            metavar="NUMBER|ID",
+        ),
+    ] = None,
+) -> None:
+    """Publish an older publication again, so that readers see it; in seconds and without Java."""
+    from crm_spark.publications import PublishedLake, repeated_numbers, roll_back
+
+    opened = PublishedLake(lake)
+    opened.require_publication()  # a mistyped lake shall not be made
+    with opened.locked():
+        done = roll_back(opened, to, datetime.now(UTC))
+    older_no = repeated_numbers(opened.publications())[done.publication_no]
+    _say(
+        f"publication {done.publication_no} ({done.publication_id}) published: it repeats {older_no}, as of "
+        f"{done.as_of}; readers see that from now on.\n"
+        "No table was changed. The next refresh goes on from what was built last and publishes what its files and "
+        "settings say: with the same ones, the content that was rolled back. Mend these first, or pause the refresh.\n"
+        "A report stays as it was written; crm-spark report writes it of what readers see now."
+    )
 
 
 @app.command()
@@ -252,7 +338,7 @@ def demo(
     with _session(properties_file) as spark:
         _run_refresh(spark, config, "sources", "marts")
         path = _write_report(lake, None, language)
-        _register_views(spark, lake)
+        _run_all(spark, _views(lake))
         _say("\nSegments")
         _print_rows(
             spark,
@@ -364,23 +450,29 @@ def _print_preview(spark: Any, name: str, config: Config) -> None:
         console.print(reasons)
 
 
-def _write_report(lake: str, out: Path | None, language: str) -> Path:
+def _write_report(lake: str, out: Path | None, language: str, publication: str | None = None) -> Path:
     from crm_spark.publications import PublishedLake
     from crm_spark.report.build import write_report
 
     opened = PublishedLake(lake)
     if out is None and opened.local_root is None:
         raise CrmSparkError(f"--out: found none, expected a local file, since the lake is at {lake}")
-    path = out or Path(opened.uri) / "report.html"
-    return write_report(opened, opened.require_publication(), path, language)
+    found = opened.require_publication(publication)
+    name = f"report_p{found.publication_no}.html" if publication else "report.html"
+    return write_report(opened, found, out or Path(opened.uri) / name, language)
 
 
-def _register_views(spark: Any, lake: str) -> None:
-    from crm_spark.lake import Lake
-    from crm_spark.publications import published_views
+def _views(lake: str, publication: str | None = None, schema: str | None = None) -> list[str]:
+    """The SQL of temporary views, or of lasting ones in a schema."""
+    from crm_spark.publications import PublishedLake, published_views, schema_views
 
-    opened = Lake(spark, lake)
-    for statement in published_views(opened, opened.require_publication()).values():
+    opened = PublishedLake(lake)
+    found = opened.require_publication(publication)
+    return schema_views(opened, found, schema) if schema else list(published_views(opened, found).values())
+
+
+def _run_all(spark: Any, statements: list[str]) -> None:
+    for statement in statements:
         spark.sql(statement)
 
 

@@ -17,7 +17,6 @@ from pyspark.sql import functions as F
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.failpoints import step
-from crm_spark.locks import Lease, file_lock, held_lease
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
 from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, value_errors
@@ -43,8 +42,6 @@ class Lake(PublishedLake):
         super().__init__(uri)
         self.spark = spark
         self._storage = storage_on(spark, self.local_root)
-        # Held while a lake that is not on a local disk is locked.
-        self._lease: Lease | None = None
 
     def read(self, pin: Pin) -> DataFrame:
         """The rows of one version."""
@@ -176,12 +173,7 @@ class Lake(PublishedLake):
             LakeError: if another process took over while this one paused.
         """
         self._declare_publications()
-        with step("append to publications"):
-            if self._lease is None:
-                append_publication(DeltaTable(self.path(PUBLICATIONS.name)), publication)
-            else:
-                with self._lease.for_commit() as (table, properties):
-                    append_publication(table, publication, properties)
+        append_publication(self, publication)
 
     def clear_cache(self) -> None:
         """Forget what was persisted of this lake's rows."""
@@ -189,19 +181,15 @@ class Lake(PublishedLake):
 
     @contextmanager
     def locked(self, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold the lake for writing, waiting for who holds it: on a local disk by a lock, elsewhere by a lease.
+        """Hold the lake for writing, as `PublishedLake` does, and clear away what a killed run left.
 
         Raises:
             LakeBusyError: if another process is writing, and still is after `wait_seconds`.
         """
         if self.local_root is None:
             self._declare_publications()
-            with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
-                yield
-            return
-        self.local_root.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.local_root / ".lock", wait_seconds):
-            for left in self.local_root.glob(f"{MERGE_PREFIX}*"):
+        with super().locked(wait_seconds):
+            for left in self.local_root.glob(f"{MERGE_PREFIX}*") if self.local_root else ():
                 shutil.rmtree(left)
             yield
 

@@ -1,22 +1,33 @@
 """Publications: which versions of the tables belong together, and what readers see of a lake.
 
 Delta commits one table atomically, never several. So a refresh writes its tables first and then appends one row
-to `publications`; readers take all versions from that row and never see half a refresh.
+to `publications`; readers take all versions from that row and never see half a refresh. A rollback appends a row
+that repeats an older one.
 """
 
+import difflib
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction
+from pyarrow.fs import FileType, PyFileSystem
 
-from crm_spark.delta import answer, quoted
-from crm_spark.errors import LakeError
+from crm_spark.delta import answer, file_names, literal, quoted
+from crm_spark.errors import ConfigError, LakeError
+from crm_spark.failpoints import step
+from crm_spark.locks import Lease, file_lock, held_lease
 from crm_spark.tables import Column, Table
 
 PUBLICATIONS = Table(
@@ -26,7 +37,7 @@ PUBLICATIONS = Table(
     columns=(
         Column("publication_no", "bigint", "Counts publications of this lake from 1."),
         Column("publication_id", "string", "Hash of what was published; equal for equal content."),
-        Column("published_at", "timestamp", "When the run that made it began (UTC).", volatile=True),
+        Column("published_at", "timestamp", "When the run or the rollback that made it began (UTC).", volatile=True),
         Column("as_of", "date", "The date for which customers are scored."),
         Column("known_until", "timestamp", "Only what was known before this instant is seen."),
         Column("currency", "string", "The currency of all amounts."),
@@ -38,6 +49,10 @@ PUBLICATIONS = Table(
         ),
     ),
 )
+
+# Of ids, no shorter beginning counts as a name: it might be meant as a number.
+_SHORTEST_PREFIX = 4
+_NAMED_AS_NEAREST = 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,11 @@ class Publication:
     crm_spark_version: str
     tables: Mapping[str, Pin]
 
+    @property
+    def row_count(self) -> int:
+        """The rows of all tables."""
+        return sum(pin.row_count for pin in self.tables.values())
+
 
 class PublishedLake:
     """What has been published under one URI; read by delta-rs, so that Spark need not be started."""
@@ -69,6 +89,8 @@ class PublishedLake:
     def __init__(self, uri: str) -> None:
         self.local_root = _local_folder(uri)
         self.uri = str(self.local_root) if self.local_root else uri.rstrip("/")
+        # Held while a lake that is not on a local disk is locked.
+        self._lease: Lease | None = None
 
     def path(self, name: str) -> str:
         return f"{self.uri}/{name}"
@@ -89,36 +111,199 @@ class PublishedLake:
         """For each date that customers were scored for, up to when rows were known in its newest publication."""
         return {publication.as_of: publication.known_until for publication in self.publications()}
 
-    def require_publication(self) -> Publication:
-        """Raises: LakeError: if nothing has been published here yet."""
-        publication = self.last_publication()
-        if publication is None:
+    def require_publication(self, name: str | None = None) -> Publication:
+        """The last publication, or the one of a number, or the newest whose id is the name or begins so.
+
+        Raises:
+            LakeError: if nothing has been published here yet, there is none of that name, or ids of several begin so.
+        """
+        publications = self.publications()
+        if not publications:
             raise LakeError(f"{self.uri}: found no publication; run `crm-spark refresh` with this lake first")
-        return publication
+        if name is None:
+            return publications[-1]
+        of_number = [found for found in publications if str(found.publication_no) == name]
+        if of_number:
+            return of_number[0]
+        begin_so = [found for found in publications if found.publication_id.startswith(name.lower())]
+        if len(name) < _SHORTEST_PREFIX or not begin_so:
+            raise LakeError(
+                f"{self.uri}: found no publication {name!r}, expected a number or the first {_SHORTEST_PREFIX} or more "
+                f"characters of an id; the nearest are {_listed(_nearest(publications, name))}; "
+                "`crm-spark publications` lists all"
+            )
+        if len({found.publication_id for found in begin_so}) > 1:
+            raise LakeError(
+                f"{self.uri}: found several publications whose id begins with {name!r}: {_listed(begin_so)}; "
+                "name one by its number"
+            )
+        return begin_so[-1]
 
     def query(self, sql: str, pin: Pin) -> list[dict[str, Any]]:
         """The few rows that SQL (DataFusion's) finds in the pinned version of a table, under the table's name."""
         return answer(sql, pin.name, DeltaTable(self.path(pin.name), version=pin.version))
 
+    @contextmanager
+    def locked(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the lake for writing, waiting for who holds it: on a local disk by a lock, elsewhere by a lease.
+
+        Raises:
+            LakeBusyError: if another process is writing, and still is after `wait_seconds`.
+        """
+        if self.local_root is None:
+            with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
+                yield
+            return
+        self.local_root.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.local_root / ".lock", wait_seconds):
+            yield
+
+    @contextmanager
+    def next_publications(self) -> Iterator[tuple[DeltaTable, CommitProperties]]:
+        """The table of publications, with how to commit its very next version.
+
+        Raises:
+            LakeError: if another process took over the lake while this one paused.
+        """
+        if self._lease is None:
+            yield DeltaTable(self.path(PUBLICATIONS.name)), CommitProperties(max_commit_retries=0)
+        else:
+            with self._lease.for_commit() as table_and_properties:
+                yield table_and_properties
+
     def _exists(self, name: str) -> bool:
         return DeltaTable.is_deltatable(self.path(name))
 
 
-def append_publication(table: DeltaTable, publication: Publication, properties: CommitProperties | None = None) -> None:
-    """Add a row to the table of publications, by one commit."""
-    pins = [asdict(pin) for _, pin in sorted(publication.tables.items())]
-    row = {column: getattr(publication, column) for column in PUBLICATIONS.column_names} | {"tables": pins}
-    rows = pa.Table.from_pylist([row], schema=pa.schema(table.schema().to_arrow()))
-    write_deltalake(table, rows, mode="append", commit_properties=properties)
-
-
 def published_views(lake: PublishedLake, publication: Publication) -> dict[str, str]:
     """For each published table, the SQL that makes it a view of its plain name."""
-    views = {}
-    for name, pin in sorted(publication.tables.items()):
-        rows = f"SELECT * FROM delta.{quoted(lake.path(name))} VERSION AS OF {pin.version}"  # noqa: S608 (quoted)
-        views[name] = f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS {rows}"
-    return views
+    return {
+        name: f"CREATE OR REPLACE TEMPORARY VIEW {quoted(name)} AS {_rows_sql(lake, pin)}"
+        for name, pin in sorted(publication.tables.items())
+    }
+
+
+def schema_views(lake: PublishedLake, publication: Publication, prefix: str) -> list[str]:
+    """The SQL that makes a schema of its own for a publication, with a view of each table.
+
+    What is there stays as it is: a schema always shows the publication whose number it bears.
+
+    Raises:
+        ConfigError: if metastores would not take the schema's name.
+    """
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", prefix):
+        raise ConfigError(f"--schema: found {prefix!r}, expected a letter and then letters, digits and _ alone")
+    schema = quoted(f"{prefix}_p{publication.publication_no}")
+    comment = literal(f"Publication {publication.publication_no} ({publication.publication_id}) of {lake.uri}")
+    views = (
+        f"CREATE VIEW IF NOT EXISTS {schema}.{quoted(name)} AS {_rows_sql(lake, pin)}"
+        for name, pin in sorted(publication.tables.items())
+    )
+    return [f"CREATE SCHEMA IF NOT EXISTS {schema} COMMENT {comment}", *views]
+
+
+def _rows_sql(lake: PublishedLake, pin: Pin) -> str:
+    return f"SELECT * FROM delta.{quoted(lake.path(pin.name))} VERSION AS OF {pin.version}"  # noqa: S608 (quoted)
+
+
+def repeated_numbers(publications: Sequence[Publication]) -> dict[int, int]:
+    """For each publication whose content was published before, the number of the last that had it."""
+    repeated, last_no = {}, dict[str, int]()
+    for publication in publications:
+        if publication.publication_id in last_no:
+            repeated[publication.publication_no] = last_no[publication.publication_id]
+        last_no[publication.publication_id] = publication.publication_no
+    return repeated
+
+
+def append_publication(lake: PublishedLake, publication: Publication) -> None:
+    """Make a set of versions visible, by one commit to the table of publications, which must be there.
+
+    Raises:
+        LakeError: if another process took over the lake while this one paused.
+    """
+    with step("append to publications"), lake.next_publications() as (stored, properties):
+        row = asdict(publication) | {"tables": [asdict(pin) for _, pin in sorted(publication.tables.items())]}
+        rows = pa.Table.from_pylist([row], schema=pa.schema(stored.schema().to_arrow()))
+        number, published_at = publication.publication_no, publication.published_at
+        name = f"{number}-{publication.publication_id}-{published_at.astimezone(UTC):%Y%m%dT%H%M%S%f}.parquet"
+        files = _files_of(lake.path(PUBLICATIONS.name))
+        # Not by write_deltalake, which aborts where the name of a local folder would not do in a URL.
+        pq.write_table(rows, name, filesystem=files)
+        size, modified_ms = files.get_file_info(name).size, int(published_at.timestamp() * 1000)
+        added = AddAction(name, size, {}, modified_ms, data_change=True, stats=json.dumps({"numRecords": 1}))
+        stored.create_write_transaction([added], "append", stored.schema(), commit_properties=properties)
+
+
+def roll_back(lake: PublishedLake, to: str | None, rolled_back_at: datetime) -> Publication:
+    """Publish an older publication again, by one commit; the lake must be locked for writing.
+
+    Without `to`, that is the last before the one that first had what is current: so rollbacks in a row go back step
+    by step. The tables themselves stay as they are, and the next refresh goes on from what was built last.
+
+    Raises:
+        LakeError: if there is no such publication, it is the current one, or not all of its versions can be read.
+    """
+    current = lake.require_publication()
+    older = lake.require_publication(to) if to else _published_before(lake, current)
+    if older.publication_id == current.publication_id:
+        raise LakeError(
+            f"{lake.uri}: found that publication {older.publication_no} is what readers see already, expected another; "
+            "`crm-spark publications` lists all"
+        )
+    faults = [fault for pin in older.tables.values() if (fault := _read_fault(lake, pin))]
+    if faults:
+        raise LakeError(
+            f"{lake.uri}: publication {older.publication_no} cannot be read any more: {'; '.join(faults)}; "
+            "roll back to another with --to"
+        )
+    repeated = replace(older, publication_no=current.publication_no + 1, published_at=rolled_back_at)
+    append_publication(lake, repeated)
+    return repeated
+
+
+def _published_before(lake: PublishedLake, current: Publication) -> Publication:
+    publications = lake.publications()
+    ids = [publication.publication_id for publication in publications]
+    first = ids.index(current.publication_id)
+    if first == 0:
+        raise LakeError(
+            f"{lake.uri}: found nothing older than publication {publications[0].publication_no}, expected one to roll "
+            "back to; --to names a newer one"
+        )
+    return publications[first - 1]
+
+
+def _read_fault(lake: PublishedLake, pin: Pin) -> str | None:
+    """Why a pinned version cannot be read, if it cannot."""
+    try:
+        stored = DeltaTable(lake.path(pin.name), version=pin.version)
+    except (DeltaError, OSError):
+        return f"{pin.name} does not open at version {pin.version}"
+    files = _files_of(lake.path(pin.name)).get_file_info(file_names(stored))
+    missing = [file.base_name for file in files if file.type != FileType.File]
+    if missing:
+        return f"{pin.name} lacks {len(missing)} of {len(files)} files of version {pin.version}, such as {missing[0]}"
+    return None
+
+
+def _files_of(path: str) -> PyFileSystem:
+    """The files of a table by their names, wherever it is."""
+    return PyFileSystem(DeltaStorageHandler(path))
+
+
+def _nearest(publications: Sequence[Publication], name: str) -> list[Publication]:
+    """The publications whose numbers or ids are most like a name, the most alike first."""
+    if name.isdecimal() and len(name) < _SHORTEST_PREFIX:
+        by_distance = sorted(publications, key=lambda found: abs(found.publication_no - int(name)))
+        return by_distance[:_NAMED_AS_NEAREST]
+    newest = {found.publication_id: found for found in publications}
+    ids = difflib.get_close_matches(name.lower(), newest, _NAMED_AS_NEAREST, cutoff=0)
+    return [newest[found] for found in ids]
+
+
+def _listed(publications: Sequence[Publication]) -> str:
+    return ", ".join(f"{found.publication_no} ({found.publication_id})" for found in publications)
 
 
 def _local_folder(uri: str) -> Path | None:

@@ -30,7 +30,18 @@ _UPDATES_AT_ONCE = 3
 # The layers that make tables, each from those before it.
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts")
 # Root modules that change no row of a table.
-_WITHOUT_TABLES = frozenset({"cli.py", "doctor.py", "progress.py", "refresh.py", "replay.py"})
+_WITHOUT_TABLES = frozenset(
+    {
+        "cli.py",
+        "doctor.py",
+        "failpoints.py",
+        "locks.py",
+        "progress.py",
+        "publications.py",
+        "refresh.py",
+        "replay.py",
+    }
+)
 
 
 @dataclass
