@@ -9,7 +9,8 @@ from crm_spark.doctor import provide_jdbc_driver
 from crm_spark.lake import Lake
 from crm_spark.session import build_session, sail_session
 
-# Nearly all code runs once or twice here: it is compiled quickly or not at all.
+# Nearly all code runs once or twice here: Java compiles it quickly or not at all, and Spark generates none. What it
+# generates is run by the README's commands and on the cluster, whose tables are compared with those made here.
 _JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 _PROPERTIES = f"""\
 spark.master local[2]
@@ -21,6 +22,8 @@ spark.driver.bindAddress 127.0.0.1
 spark.driver.host 127.0.0.1
 spark.sql.shuffle.partitions 2
 spark.databricks.delta.snapshotPartitions 1
+spark.sql.codegen.wholeStage false
+spark.sql.codegen.factoryMode NO_CODEGEN
 """
 
 

@@ -20,6 +20,7 @@ from crm_spark.features.tables import DEMOGRAPHICS, feature_customers
 from crm_spark.lake import Lake
 from crm_spark.publications import Pin, Publication
 from crm_spark.run import Run
+from crm_spark.session import is_sail
 from crm_spark.stages.facts import refresh_facts
 from crm_spark.stages.features import refresh_features, stored_slices
 
@@ -251,6 +252,8 @@ def test_ledgers_made_anew_make_every_slice_anew_as_if_all_had_come_in_time(
 
 @pytest.mark.parametrize("small_count", [0, 100])
 def test_a_line_keeps_the_first_price_of_its_product(spark: SparkSession, tmp_path: Path, small_count: int) -> None:
+    if small_count and not is_sail(spark):
+        pytest.skip("tables are made anew by the same functions on either engine")
     growing = Growing(Lake(spark, str(tmp_path / "lake")), small_count)
     line = {"line_no": 1, "customer_id": "c1", "ordered_at": utc("2026-09-01 12:00:00"), "amount": Decimal(9)}
     shop = Business(

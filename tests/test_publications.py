@@ -13,7 +13,7 @@ import pytest
 from builders import utc
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
-from test_lake import HOLD
+from test_locks import HOLD_LOCK, Writer
 
 from crm_spark.cli import main
 from crm_spark.errors import LakeError
@@ -190,12 +190,8 @@ def test_a_rollback_to_what_cannot_be_read_any_more_is_refused(copied: Published
 def test_a_rollback_waits_for_no_writer_and_makes_no_lake(
     copied: PublishedLake, crm_spark: Callable[..., str], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", HOLD, f"{copied.uri}/.lock"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        assert "another process is writing this lake" in crm_spark("rollback", "--lake", copied.uri)
-        holder.kill()
+    with Writer(HOLD_LOCK, f"{copied.uri}/.lock"):
+        assert "found another process writing it" in crm_spark("rollback", "--lake", copied.uri)
     assert len(copied.publications()) == 3
     assert "found no publication" in crm_spark("rollback", "--lake", str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
