@@ -20,6 +20,8 @@ from crm_spark.doctor import find_java_home
 ROOT = Path(__file__).parent.parent
 _Found = TypeVar("_Found")
 _SPARK = Path(pyspark.__file__).parent
+# Named in PYTHONPATH to a Python that starts with -S, it gives the libraries, but no editable installation of this.
+LIBRARIES = _SPARK.parent
 _HANGS_AFTER_SECONDS = 600
 # As in the shared session: nearly all code runs once or twice.
 _JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
@@ -32,11 +34,24 @@ _SMALL = {
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
 }
-# A driver that has the libraries, but neither the checkout nor its editable installation: .pth files are not read.
 _DRIVER_PYTHON = """\
 #!/bin/sh
 exec {python} -S "$@"
 """
+
+
+@dataclass(frozen=True)
+class Archives:
+    """What scripts/build makes of this checkout."""
+
+    wheel: Path
+    zip: Path
+
+
+def build_archives(folder: Path) -> Archives:
+    """Build them into a folder, as scripts/build does once it has set up."""
+    subprocess.run([sys.executable, ROOT / "scripts" / "packaging" / "build.py", folder], check=True)
+    return Archives(next(folder.glob("*.whl")), next(folder.glob("*.zip")))
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ class Cluster:
             "SPARK_WORKER_WEBUI_PORT": "0",
             "PYSPARK_PYTHON": sys.executable,
             "PYSPARK_DRIVER_PYTHON": str(python),
-            "PYTHONPATH": str(_SPARK.parent),
+            "PYTHONPATH": str(LIBRARIES),
         }
         self.workers: list[Started] = []
 

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Archives, build_archives
 from pyspark.sql import SparkSession
 from readme import ReadmeRun
 from shop import LATER, refreshed, write_shop
@@ -79,6 +80,11 @@ def late_spark(spark: SparkSession) -> SparkSession:
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> Lake:
     return Lake(spark, str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    return build_archives(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """The job on a standalone cluster, as an operator runs it: the same tables as here, also if workers are lost."""
 
 import math
-import sys
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from subprocess import run
 from typing import Any
 
 import cluster_changes
@@ -13,7 +11,7 @@ import cluster_refresh
 import pyarrow as pa
 import pytest
 from builders import read_by_delta_rs
-from cluster import ROOT, Cluster, until
+from cluster import Archives, Cluster, until
 from cluster_changes import COUNT, NUMBERS
 from shop import RUN_AT, SMALLER
 
@@ -22,14 +20,6 @@ from crm_spark.refresh import LAYER_TABLES
 from crm_spark.tables import Table
 
 TABLES = {table.name: table for _, tables in LAYER_TABLES for table in tables}
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    run([sys.executable, ROOT / "scripts" / "packaging" / "build.py", folder], check=True)
-    (built,) = folder.glob("*.zip")
-    return built
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +33,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_a_cluster_publishes_what_one_machine_does_and_tells_no_secret(
-    cluster: Cluster, archive: Path, shop: Path, lake_path: Path, tmp_path: Path
+    cluster: Cluster, archives: Archives, shop: Path, lake_path: Path, tmp_path: Path
 ) -> None:
     settings = chain.from_iterable(("--set", setting) for setting in SMALLER)
     options = ("--conf", str(shop), "--lake", str(tmp_path / "lake"), *settings)
-    with cluster.submitted(archive, Path(cluster_refresh.__file__), RUN_AT.isoformat(), *options) as job:
+    with cluster.submitted(archives.zip, Path(cluster_refresh.__file__), RUN_AT.isoformat(), *options) as job:
         until(lambda: any("CoarseGrainedExecutorBackend" in line for line in cluster.command_lines()))
         seen = cluster.command_lines()
         assert "marts: 10 tables written" in job.output()
@@ -63,13 +53,13 @@ def test_a_cluster_publishes_what_one_machine_does_and_tells_no_secret(
 
 
 def test_workers_killed_in_a_shuffle_and_in_a_merge_cost_no_row_and_double_none(
-    cluster: Cluster, archive: Path, tmp_path: Path
+    cluster: Cluster, archives: Archives, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
     gates = [tmp_path / name for name in ("write", "merge")]
     for gate in gates:
         gate.mkdir()
-    with cluster.submitted(archive, Path(cluster_changes.__file__), str(lake), str(tmp_path)) as job:
+    with cluster.submitted(archives.zip, Path(cluster_changes.__file__), str(lake), str(tmp_path)) as job:
         for gate in gates:
             # A task on each of the two workers; the older one has more to lose.
             until(lambda gate=gate: len(list(gate.glob("task-*"))) == 2 or job.process.poll() is not None)
