@@ -91,7 +91,7 @@ def test_a_job_has_the_flags_of_its_command(
         assert ended.value.code == 0
         _, of_command, flags = capsys.readouterr().out.partition(f" {job.stem} [OPTIONS]")
         assert of_command
-        return flags
+        return flags.lstrip()
 
     assert help_of(lambda: runpy.run_path(str(job), run_name="__main__")) == help_of(main, job.stem)
 
