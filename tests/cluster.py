@@ -22,7 +22,7 @@ _Found = TypeVar("_Found")
 _SPARK = Path(pyspark.__file__).parent
 # Named in PYTHONPATH to a Python that starts with -S, it gives the libraries, but no editable installation of this.
 LIBRARIES = _SPARK.parent
-_HANGS_AFTER_SECONDS = 600
+_HANGS_AFTER_SECONDS = 900
 # As in the shared session: nearly all code runs once or twice.
 _JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 _SMALL = {
@@ -169,7 +169,7 @@ class Cluster:
         return self._started[-1]
 
 
-def until(look: Callable[[], _Found], seconds: float = 120) -> _Found:
+def until(look: Callable[[], _Found], seconds: float = 300) -> _Found:
     """What is looked for, as soon as it is there."""
     ends_at = time.monotonic() + seconds
     while not (found := look()):

@@ -50,6 +50,9 @@ def test_a_cluster_publishes_what_one_machine_does_and_tells_no_secret(
     assert b"spark.authenticate.secret" in texts[-2]
     for secret in (cluster.secret, cluster.hmac_key):
         assert not any(secret.encode() in text for text in texts)
+    executors_say = b"".join(path.read_bytes() for path in written if path.name == "stderr")
+    assert b"authentication enabled" in executors_say
+    assert b"Running task" not in executors_say, "what tasks log may be personal"
 
 
 def test_workers_killed_in_a_shuffle_and_in_a_merge_cost_no_row_and_double_none(
@@ -68,6 +71,7 @@ def test_workers_killed_in_a_shuffle_and_in_a_merge_cost_no_row_and_double_none(
             cluster.add_workers(1)
             (gate / "open").touch()
         job.output()
+    assert all(len(list(gate.glob("task-*"))) > 2 for gate in gates), "tasks of a lost worker run again"
     rows = read_by_delta_rs(lake / NUMBERS.name).to_pydict()
     told = {number: "again" if number >= COUNT // 2 else "first" for number in range(1000, COUNT // 2 * 3)}
     assert len(rows["number"]) == len(told)
