@@ -73,7 +73,7 @@ def test_a_driver_with_the_zip_alone_has_the_same_code_version_settings_and_text
 
 
 def test_the_zip_does_not_start_spark_by_itself_and_says_what_does(archives: Archives) -> None:
-    refused = run_from(archives, _COMMAND, "sql", "SELECT 1")
+    refused = run_from(archives, _COMMAND, "generate", "--out", "never-written")
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert "found settings in an archive" in line

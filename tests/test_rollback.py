@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from shop import write_shop
+from shop import RUN_AT, refreshed, write_shop
 from test_nightly import FIRST, HEADER, SECOND
-from test_refresh import RUN_AT, refreshed
 
 from crm_spark.publications import Publication, PublishedLake, roll_back
 from crm_spark.refresh import STAGES
