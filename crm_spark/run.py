@@ -30,7 +30,9 @@ _UPDATES_AT_ONCE = 3
 # The layers that make tables, each from those before it.
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts")
 # Root modules that change no row of a table.
-_WITHOUT_TABLES = frozenset({"cli.py", "doctor.py", "progress.py", "refresh.py", "replay.py"})
+_WITHOUT_TABLES = frozenset(
+    {"cli.py", "doctor.py", "maintenance.py", "progress.py", "refresh.py", "repairing.py", "replay.py", "verifying.py"}
+)
 
 
 @dataclass
