@@ -326,6 +326,74 @@ def rollback(
 
 
 @app.command()
+def maintain(
+    conf: Annotated[
+        Path | None, typer.Option(help="The data set's configuration, which names the lake.", metavar="FILE")
+    ] = None,
+    lake: Annotated[
+        str | None, typer.Option(help="Folder or URI of the lake, instead of the configuration's.", metavar="URI")
+    ] = None,
+    keep_days: Annotated[
+        int, typer.Option(help="Keep what was published in so many days; the newest publication stays.", min=1)
+    ] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Withdraw old publications, put small files together, and clear away what nothing needs any more.
+
+    It waits for nobody: if a refresh is writing the lake, it ends with an error. What kept publications show stays
+    readable, also to those who are reading it; a reader of a publication that is withdrawn may fail from then on.
+    Files that were written or replaced less than a day ago stay, and so do landed files.
+    """
+    from crm_spark.maintenance import maintain as maintain_lake
+
+    uri = lake or (load_config(conf).lake if conf else "lake")
+    with _opened(uri, properties_file) as opened:
+        if dry_run:
+            _say("Nothing is changed. This would be done:")
+        maintain_lake(opened, datetime.now(UTC), keep_days, _say, dry_run=dry_run)
+
+
+@app.command()
+def verify(lake: LakeOption = "lake", properties_file: PropertiesOption = None) -> None:
+    """Prove a lake whole, without changing it; exit code 1 and a line each if something is wrong.
+
+    The files of all publications are looked for. Of the newest, all tables are read: declared rules hold, keys stand
+    once, rows are those that were published, and every landed row is accounted for. Landed files are the bytes that
+    came.
+    """
+    from crm_spark.verifying import verify as verify_lake
+
+    with _opened(lake, properties_file) as opened, Console(stderr=True).status("verify") as status:
+        count = 0
+        for finding in verify_lake(opened, lambda what: status.update(escape(what))):
+            _say(finding)
+            count += 1
+        newest = opened.require_publication()
+    if count:
+        _say(f"{count} findings; what was published can be made anew by crm-spark refresh from what landed")
+        raise typer.Exit(1)
+    _say(f"{lake} is whole, up to publication {newest.publication_no}: {len(newest.tables)} tables")
+
+
+@app.command()
+def repair(
+    table: Annotated[str, typer.Argument(help="The table, such as clean_orders.")],
+    lake: LakeOption = "lake",
+    properties_file: PropertiesOption = None,
+) -> None:
+    """Make a table readable again whose log is damaged: a torn commit, a broken checkpoint, a missing commit.
+
+    What cannot be read is moved to _crm_spark_repair in the table's folder; nothing is deleted. Publications that show
+    a version which is lost are withdrawn.
+    """
+    from crm_spark.repairing import repair as repair_table
+
+    with _opened(lake, properties_file) as opened:
+        repair_table(opened, table, _say)
+
+
+@app.command()
 def demo(
     lake: LakeOption = "lake",
     as_of: Annotated[str | None, typer.Option(help="Score customers for this date.", metavar="DATE")] = None,
@@ -531,6 +599,15 @@ def _session(properties_file: Path | None, config: Config | None = None) -> Iter
         yield spark
     finally:
         spark.stop()
+
+
+@contextmanager
+def _opened(lake: str, properties_file: Path | None) -> Iterator[Any]:
+    """A lake as a session of Spark's reads and writes it."""
+    with _session(properties_file) as spark:
+        from crm_spark.lake import Lake
+
+        yield Lake(spark, lake)
 
 
 def _say(text: str) -> None:

@@ -13,15 +13,19 @@ from pyspark.sql.types import StructType
 
 from crm_spark.tables import Table, local_rows
 
+# A publication may show a version that is older than any retention, where a table has not changed since. Spark would
+# refuse to read it, and other engines would clean its log or its files away: only `maintain` knows what is needed.
+KEPT_FOREVER = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+    "delta.logRetentionDuration": "interval 36500 days",
+}
 # Every reader that analysts use knows reader version 1; each of these would raise it or mislead one of them.
-# What a publication of the last 30 days shows stays readable, and a week more.
-_PROPERTIES = {
+READ_BY_ALL = {
     "delta.enableDeletionVectors": "false",
     "delta.columnMapping.mode": "none",
     "delta.checkpointPolicy": "classic",
     "delta.enableTypeWidening": "false",
-    "delta.deletedFileRetentionDuration": "interval 37 days",
-    "delta.logRetentionDuration": "interval 37 days",
 }
 
 # To read a table, Spark first runs three jobs over its log, whatever its size. So few files are named to it instead,
@@ -83,7 +87,7 @@ def declaration_sql(table: Table) -> str:
         f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {literal(c.comment)}"
         for c in table.columns
     )
-    properties = dict(_PROPERTIES)
+    properties = READ_BY_ALL | KEPT_FOREVER
     properties |= {f"delta.constraints.{check.name}": check.must_hold for check in table.checks}
     # Statistics on what readers prune by; personal values would stay in the log after their rows were erased.
     properties["delta.dataSkippingStatsColumns"] = ",".join(

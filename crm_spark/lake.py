@@ -14,12 +14,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from crm_spark.commits import changing_spans, commit_info, is_made_of, last_with_rows_of, newest_noted, note_of
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.failpoints import step
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
-from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, value_errors
+from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, union_of, value_errors
 
 # Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
 SMALL_COUNT = 100_000
@@ -90,10 +91,11 @@ class Lake(PublishedLake):
             kept = self.read(base).join(gone, key, "left_anti")
             return self.write(table, kept.unionByName(rows), fingerprint, beside)
         head = self._head(table.name)
-        if head is None or head.version != base.version:
+        standing = last_with_rows_of(self.path(table.name), base.version)
+        if head is None or head.version != standing:
             # What a run wrote that was not completed is no part of this version.
             with step(f"restoration of {table.name}"):
-                self._storage.restore(self.path(table.name), base.version)
+                self._storage.restore(self.path(table.name), standing)
         note = _commit_note(table, fingerprint, beside)
         if removed is None:
             self._save(table, rows, "append", note)
@@ -111,16 +113,20 @@ class Lake(PublishedLake):
         return Pin(table.name, head.version, fingerprint, content_hash, row_count)
 
     def difference(self, before: Pin | None, after: Pin) -> tuple[DataFrame, DataFrame]:
-        """The rows of files that came, and of files that went, between two versions of a table."""
-        new = DeltaTable(self.path(after.name), version=after.version)
+        """The rows of files that came, and of files that went, between two versions of a table.
+
+        What was only put together in other files in between neither came nor went.
+        """
+        path = self.path(after.name)
         if before is None:
-            return self.read(after), read_files(self.spark, self.path(after.name), new, [])
-        old = DeltaTable(self.path(before.name), version=before.version)
-        old_names, new_names = (set(file_names(stored)) for stored in (old, new))
-        return (
-            read_files(self.spark, self.path(after.name), new, sorted(new_names - old_names)),
-            read_files(self.spark, self.path(before.name), old, sorted(old_names - new_names)),
-        )
+            new = DeltaTable(path, version=after.version)
+            return self.read(after), read_files(self.spark, path, new, [])
+        came, went = [], []
+        for old, new in self._spans(before, after):
+            old_names, new_names = (set(file_names(stored)) for stored in (old, new))
+            came.append(read_files(self.spark, path, new, sorted(new_names - old_names)))
+            went.append(read_files(self.spark, path, old, sorted(old_names - new_names)))
+        return union_of(came), union_of(went)
 
     def row_changes(self, table: Table, before: Pin, after: Pin) -> DataFrame:
         """The rows that differ between two versions, volatile columns apart: `sign` is 1 if a row came, -1 if it went.
@@ -136,13 +142,17 @@ class Lake(PublishedLake):
         return signed.groupBy(*lasting).agg(F.sum("sign").alias("sign")).where("sign != 0")
 
     def only_grew(self, before: Pin, after: Pin) -> bool:
-        """Whether every file of a version still stands in a later one."""
+        """Whether every file of a version still stands in a later one, or was only put together with others."""
         return not self._lost_files(before, after)
 
     def pins_beside(self, table: Table) -> dict[str, Pin]:
-        """The versions of other tables that the newest version of a table notes, by their names."""
+        """The versions of other tables that the newest version of a table notes, by their names.
+
+        A version that was lost since, in whose place another may have been written, is left out.
+        """
         noted = self._newest_noted(table.name)
-        return {pin.name: pin for pin in noted.beside} if noted else {}
+        beside = noted.beside if noted else ()
+        return {pin.name: pin for pin in beside if is_made_of(self.path(pin.name), pin.version, pin.fingerprint)}
 
     def find(self, table: Table, fingerprint: str | None = None) -> Pin | None:
         """The newest version that a run wrote, published or not, if declared and, where asked, made as now."""
@@ -175,6 +185,13 @@ class Lake(PublishedLake):
         self._declare_publications()
         append_publication(self, publication)
 
+    def withdraw(self, publications: Sequence[Publication]) -> None:
+        """Take publications back, by one commit."""
+        if publications:
+            numbers = ", ".join(str(publication.publication_no) for publication in publications)
+            with step("withdrawal from publications"), self.next_publications() as (stored, properties):
+                stored.delete(f"publication_no IN ({numbers})", commit_properties=properties)
+
     def clear_cache(self) -> None:
         """Forget what was persisted of this lake's rows."""
         self._storage.clear_cache()
@@ -201,17 +218,12 @@ class Lake(PublishedLake):
     def _head(self, name: str) -> _Head | None:
         if not self._exists(name):
             return None
-        # Read by delta-rs: a history by Spark takes a job of its own, more than some tables take to write.
-        (commit,) = DeltaTable(self.path(name)).history(1)
-        return _as_head(commit)
+        # Not by Spark: its history takes a job of its own, more than some tables take to write.
+        return _as_head(commit_info(self.path(name), DeltaTable(self.path(name)).version()))
 
     def _newest_noted(self, name: str) -> _Head | None:
-        """The newest commit that a run wrote; later ones may be of maintenance, or of a run that was killed."""
-        head = self._head(name)
-        if head is None or head.fingerprint is not None:
-            return head
-        heads = map(_as_head, DeltaTable(self.path(name)).history())
-        return next((older for older in heads if older.fingerprint is not None), None)
+        noted = newest_noted(self.path(name)) if self._exists(name) else None
+        return _as_head(noted) if noted else None
 
     def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
         with _constraint_errors(table), step(f"{mode} of {table.name}"):
@@ -222,8 +234,12 @@ class Lake(PublishedLake):
             self._storage.merge(table, self.path(table.name), rows, removed, note)
 
     def _lost_files(self, before: Pin, after: Pin) -> bool:
-        old, new = (DeltaTable(self.path(pin.name), version=pin.version) for pin in (before, after))
-        return not set(file_names(old)) <= set(file_names(new))
+        return any(not set(file_names(old)) <= set(file_names(new)) for old, new in self._spans(before, after))
+
+    def _spans(self, before: Pin, after: Pin) -> Iterator[tuple[DeltaTable, DeltaTable]]:
+        path = self.path(after.name)
+        for old, new in changing_spans(path, before.version, after.version):
+            yield DeltaTable(path, version=old), DeltaTable(path, version=new)
 
     def _count_rows(self, name: str, version: int) -> int:
         files = DeltaTable(self.path(name), version=version).get_add_actions()
@@ -253,10 +269,10 @@ def content_fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _as_head(commit: Mapping[str, Any]) -> _Head:
-    note = json.loads(commit.get("userMetadata") or "{}")
+def _as_head(info: Mapping[str, Any]) -> _Head:
+    note = note_of(info)
     beside = [Pin(**pin) for pin in note.get("beside", ())]
-    return _Head(commit["version"], note.get("fingerprint"), note.get("declaration"), beside)
+    return _Head(info["version"], note.get("fingerprint"), note.get("declaration"), beside)
 
 
 def _commit_note(table: Table, fingerprint: str, beside: Sequence[Pin] = ()) -> str:

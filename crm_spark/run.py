@@ -31,16 +31,11 @@ _UPDATES_AT_ONCE = 3
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts")
 # Root modules that change no row of a table.
 _WITHOUT_TABLES = frozenset(
-    {
-        "cli.py",
-        "doctor.py",
-        "failpoints.py",
-        "locks.py",
-        "progress.py",
-        "publications.py",
-        "refresh.py",
-        "replay.py",
-    }
+    f"{module}.py"
+    for module in (
+        *("cli", "doctor", "failpoints", "locks", "maintenance", "progress", "publications", "refresh", "repairing"),
+        *("replay", "verifying"),
+    )
 )
 
 

@@ -170,8 +170,8 @@ def test_only_files_that_look_new_are_read_again(tmp_path: Path, monkeypatch: py
     a_file(tmp_path / "in", "new.csv", "id\n3\n")
     os.utime(touched, (1, 1))
     read: list[str] = []
-    hash_file = landing._hash_file
-    monkeypatch.setattr(landing, "_hash_file", lambda system, path: read.append(path) or hash_file(system, path))
+    hash_file = landing.hash_file
+    monkeypatch.setattr(landing, "hash_file", lambda system, path: read.append(path) or hash_file(system, path))
     assert len(landed(lake, sources, first)) == 3
     assert sorted(Path(path).name for path in read) == ["new.csv", "touched.csv"]
     # Other content of the same size is noticed by its time.
@@ -182,14 +182,14 @@ def test_only_files_that_look_new_are_read_again(tmp_path: Path, monkeypatch: py
 
 def test_a_file_that_grows_while_it_is_copied_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = a_file(tmp_path / "in", "orders.csv", "id\n1\n")
-    hash_file = landing._hash_file
+    hash_file = landing.hash_file
 
     def hash_then_grow(system: fs.FileSystem, name: str) -> str:
         batch_id = hash_file(system, name)
         path.write_text("id\n1\n2\n")
         return batch_id
 
-    monkeypatch.setattr(landing, "_hash_file", hash_then_grow)
+    monkeypatch.setattr(landing, "hash_file", hash_then_grow)
     with pytest.raises(SourceError, match=r"sources.shop: file orders.csv changed while it was read; run again"):
         landed(str(tmp_path / "lake"), {"shop": a_source(path)})
     assert not list((tmp_path / "lake" / "landing" / "shop").glob("*.csv"))

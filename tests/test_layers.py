@@ -11,11 +11,11 @@ import crm_spark
 
 PACKAGE = Path(crm_spark.__file__).parent
 LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts", "report")
-FOUNDATION = {"errors", "config", "session", "tables", "checks", "delta", "publications", "storage", "lake"}
+FOUNDATION = {"errors", "config", "session", "tables", "checks", "delta", "commits", "publications", "storage", "lake"}
 # What makes data to test with knows nothing of what becomes of it.
 ASIDE = {"generator"}
 # These sit above the layers and put them together.
-TOP = {"run", "stages", "refresh", "replay", "cli"}
+TOP = {"run", "stages", "refresh", "replay", "maintenance", "repairing", "verifying", "cli"}
 
 NOT_IN_CONNECT = {"rdd", "_jvm", "_jdf", "_jsc", "_sc", "sparkContext"}
 TO_THE_DRIVER = {"cache", "persist", "toPandas", "toArrow", "toLocalIterator", "collect"}

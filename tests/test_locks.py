@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -29,6 +30,7 @@ PUBLICATION = Publication(
     crm_spark_version="1",
     tables={},
 )
+NEXT = replace(PUBLICATION, publication_no=2)
 # A writer in a process of its own, until its input ends.
 HOLD_LOCK = """
 import sys
@@ -136,7 +138,7 @@ def test_a_lease_is_held_by_one_and_free_when_it_ends(leased: Lake) -> None:
     with leased.locked():
         with pytest.raises(LakeBusyError, match="found another process writing it"), held_lease(path):
             pytest.fail("the lease was given twice")
-        leased.publish(PUBLICATION)
+        leased.publish(NEXT)
     with leased.locked():
         pass
     assert len(leased.publications()) == 2
@@ -150,7 +152,7 @@ def test_a_dead_writers_lease_is_taken_over_when_its_time_is_over(leased: Lake) 
         with pytest.raises(LakeBusyError), held_lease(path):
             pytest.fail("nobody knows yet that it is dead")
         with leased.locked(wait_seconds=60):
-            leased.publish(PUBLICATION)
+            leased.publish(NEXT)
     assert len(leased.publications()) == 2
 
 
@@ -161,7 +163,7 @@ def test_a_writer_that_paused_cannot_publish_once_another_took_over(leased: Lake
         with leased.locked(wait_seconds=60):
             other.process.send_signal(signal.SIGCONT)
             assert other.go_on().startswith("lake: found that another process took over while this one paused")
-            leased.publish(PUBLICATION)
+            leased.publish(NEXT)
     assert len(leased.publications()) == 2
 
 

@@ -10,6 +10,7 @@ from shop import RUN_AT, refreshed, write_shop
 from crm_spark.errors import ConfigError
 from crm_spark.features.tables import feature_customers
 from crm_spark.lake import Lake
+from crm_spark.maintenance import maintain
 
 FEATURES = feature_customers([28])
 FIRST, SECOND = date(2025, 10, 1), date(2025, 10, 2)
@@ -24,7 +25,9 @@ def slice_of(lake: Lake, as_of: date) -> dict[str, dict[str, object]]:
     return {row["customer_id"]: row.asDict() for row in rows}
 
 
-def test_a_night_adds_a_slice_and_changes_none(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_night_adds_a_slice_and_changes_none(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conf, lake = write_shop(tmp_path / "files"), Lake(spark, str(tmp_path / "lake"))
 
     def night(as_of: date, **options: object) -> str:
@@ -37,6 +40,12 @@ def test_a_night_adds_a_slice_and_changes_none(spark: SparkSession, tmp_path: Pa
     # as_of, the day to test on and the five to train on.
     assert "cut-offs: 7 made, 0 kept" in night(FIRST)
     was = {as_of: slice_of(lake, as_of) for as_of in (FIRST, date(2025, 9, 3))}
+
+    # Between nights, a lake may be maintained.
+    monkeypatch.setattr("crm_spark.maintenance._MANY_FILES", 2)
+    told: list[str] = []
+    maintain(lake, RUN_AT, 30, told.append)
+    assert any(line.startswith("compacting: clean_orders (") for line in told)
 
     # Both were sold before the first night, and it did not know of them; c1 bought once more on the day itself.
     lines = [

@@ -1,6 +1,7 @@
 """Tables of the features layer. Windowed columns follow the windows of the configuration."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 from crm_spark.checks import Check
@@ -46,6 +47,12 @@ def feature_customers(windows_days: Sequence[int]) -> Table:
             Check("recency_if_ordered", "(recency_days IS NULL) = (order_count = 0)"),
         ),
     )
+
+
+def stored_windows(column_names: Iterable[str]) -> tuple[int, ...]:
+    """The windows that the columns of a stored `feature_customers` are of, in days."""
+    windowed = (re.fullmatch(r".+_(\d+)d", name) for name in column_names)
+    return tuple(sorted({int(found[1]) for found in windowed if found}))
 
 
 def number_names(windows_days: Sequence[int]) -> list[str]:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
@@ -16,6 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StructField, StructType, VariantType
 
+from crm_spark.commits import read_commit
 from crm_spark.config import Source
 from crm_spark.delta import quoted, read_files, read_version
 from crm_spark.errors import SourceError
@@ -177,7 +177,7 @@ def _added_since(path: str, newest: DeltaTable, version: int) -> _Added | None:
     count_by_name: dict[str, int] = {}
     last_by_name: dict[str, int] = {}
     for number in range(version + 1, newest.version() + 1):
-        actions = _read_commit(path, number)
+        actions = read_commit(path, number)
         if actions is None:
             return None
         added = {action["add"]["path"]: action["add"] for action in actions if "add" in action}
@@ -199,16 +199,6 @@ def _added_since(path: str, newest: DeltaTable, version: int) -> _Added | None:
     if any(info.type == fs.FileType.NotFound for info in file_system.get_file_info(rewritten)):
         return None
     return _Added(names_by_version, sum(count_by_name.values()))
-
-
-def _read_commit(path: str, version: int) -> list[dict[str, Any]] | None:
-    """The actions of one commit; None if its log is gone."""
-    file_system, folder = fs.FileSystem.from_uri(path)
-    try:
-        with file_system.open_input_stream(f"{folder}/_delta_log/{version:020}.json") as stream:
-            return [json.loads(line) for line in stream.read().splitlines()]
-    except FileNotFoundError:
-        return None
 
 
 def _with_zones(rows: DataFrame) -> DataFrame:

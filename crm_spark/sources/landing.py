@@ -78,7 +78,7 @@ def land_sources(
             before = names.get((name, file_name))
             if before is not None and _looks_like(info, before):
                 continue
-            batch_id = _hash_file(file.file_system, info.path)
+            batch_id = hash_file(file.file_system, info.path)
             if before is not None and before.batch_id != batch_id:
                 raise SourceError(
                     f"sources.{name}: file {file_name} came before with content {before.batch_id[:12]} and now "
@@ -179,7 +179,8 @@ def _take_in(file: Arrival, landed: LandedFile, lake_uri: str) -> None:
     file_system.move(path, fs.FileSystem.from_uri(target)[1])
 
 
-def _hash_file(file_system: fs.FileSystem, path: str) -> str:
+def hash_file(file_system: fs.FileSystem, path: str) -> str:
+    """The SHA-256 of a file's bytes, by which it is recognised."""
     digest = hashlib.sha256()
     with file_system.open_input_stream(path, compression=None) as stream:
         while block := stream.read(_BLOCK_BYTES):

@@ -1,0 +1,216 @@
+"""Repair: a table whose log is damaged is made readable again as far as what is left of the log goes.
+
+A Delta table is its log: commits, one a version, and checkpoints, which hold what all commits up to theirs came to.
+So a checkpoint that cannot be read is not missed where all commits stand, nor an old commit that a checkpoint covers.
+Nothing is deleted: what cannot be used is moved to a folder in the table that no engine reads.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+from pyarrow import fs
+
+from crm_spark.errors import LakeError
+from crm_spark.lake import Lake
+from crm_spark.publications import PUBLICATIONS
+
+ASIDE = "_crm_spark_repair"
+_COMMIT = re.compile(r"(\d{20})\.json")
+_CHECKSUM = re.compile(r"(\d{20})\.crc")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet")
+_LAST_CHECKPOINT = "_last_checkpoint"
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The versions of a table's commits and of its checkpoints (with their files), those that can be read and not."""
+
+    commits: Set[int]
+    torn_commits: Set[int]
+    checkpoints: Mapping[int, Sequence[str]]
+    torn_checkpoints: Mapping[int, Sequence[str]]
+    # Spark notes in files beside the commits what each version holds; delta-rs opens no table with one too many.
+    stale_checksums: Set[str] = frozenset()
+
+    def can_be_read(self, version: int) -> bool:
+        """Spark asks for the version's own commit also where a checkpoint covers it."""
+        start = max((checkpoint for checkpoint in self.checkpoints if checkpoint <= version), default=-1)
+        return version in self.commits and self.commits >= set(range(start + 1, version + 1))
+
+    @property
+    def newest(self) -> int | None:
+        return max(filter(self.can_be_read, self.commits), default=None)
+
+
+def repair(lake: Lake, name: str, say: Callable[[str], None]) -> None:
+    """Put aside what of a table's log cannot be read, and tell what was found, what is lost, and what to do next.
+
+    Publications that show a version that is lost are withdrawn, and the newest of the others is published again.
+
+    Raises:
+        LakeError: if there is no such table, if nothing of it can be saved, or if another process is writing.
+    """
+    with lake.locked():
+        folder = _Folder(lake, name)
+        log = folder.read_log()
+        newest = log.newest
+        if newest is None:
+            raise LakeError(
+                f"{name}: found neither all commits from the first on nor a checkpoint that can be read, so nothing of "
+                f"it can be saved; move {lake.path(name)} away and run crm-spark refresh, which makes it anew"
+            )
+        found = _put_aside(folder, log, newest, say)
+        seen = {*log.commits, *log.torn_commits, *log.checkpoints, *log.torn_checkpoints}
+        lost = sorted(version for version in seen if version > newest)
+        if lost:
+            say(f"{name}: lost: versions {_listed(lost)}; version {newest} is the newest")
+        withdrawn = _withdraw_unreadable(lake, name, log, say) if name != PUBLICATIONS.name else 0
+        if not _opens_at(lake.path(name), newest):
+            raise LakeError(
+                f"{name}: what is left of its log cannot be read up to version {newest}; move {lake.path(name)} away "
+                "and run crm-spark refresh, which makes it anew"
+            )
+    if not found and not withdrawn:
+        say(f"{name}: its log is whole up to version {newest}; nothing was changed")
+    elif lost or withdrawn:
+        say(f"{name}: next: run crm-spark refresh, which makes what is missing from the landed files")
+    else:
+        say(f"{name}: no version is lost")
+
+
+class _Folder:
+    """The files of one table."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.name = name
+        self._file_system, self._root = fs.FileSystem.from_uri(lake.path(name))
+        infos = self._file_system.get_file_info(fs.FileSelector(f"{self._root}/_delta_log", allow_not_found=True))
+        self.log_names = {info.base_name for info in infos if info.type == fs.FileType.File}
+        if not self.log_names:
+            raise LakeError(f"{name}: found no log at {lake.path(name)}, expected a table of this lake")
+
+    def read_log(self) -> _Log:
+        commits = {int(match[1]) for log_name in self.log_names if (match := _COMMIT.fullmatch(log_name))}
+        torn_commits = {version for version in commits if not self._is_whole_json(f"{version:020}.json")}
+        parts: dict[int, list[str]] = {}
+        for log_name in sorted(self.log_names):
+            if match := _CHECKPOINT.fullmatch(log_name):
+                parts.setdefault(int(match[1]), []).append(log_name)
+        whole = {version: names for version, names in parts.items() if self._is_whole_checkpoint(names)}
+        torn = {version: names for version, names in parts.items() if version not in whole}
+        log = _Log(commits - torn_commits, torn_commits, whole, torn)
+        checksums = {log_name: int(match[1]) for log_name in self.log_names if (match := _CHECKSUM.fullmatch(log_name))}
+        stale = {
+            log_name
+            for log_name, version in checksums.items()
+            if not log.can_be_read(version) or not self._is_whole_json(log_name)
+        }
+        return replace(log, stale_checksums=stale)
+
+    def last_checkpoint(self) -> int | None:
+        """The version that the pointer to the last checkpoint names, if it can be read."""
+        try:
+            return int(json.loads(self._read(_LAST_CHECKPOINT))["version"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def put_aside(self, log_name: str) -> None:
+        """Move a file of the log away, with the checksum that Spark wrote beside it on a local disk."""
+        aside = f"{self._root}/{ASIDE}"
+        self._file_system.create_dir(aside)
+        for each in {log_name, f".{log_name}.crc"} & self.log_names:
+            target = f"{aside}/{each}"
+            while self._file_system.get_file_info(target).type != fs.FileType.NotFound:  # of an earlier repair
+                target += "~"
+            self._file_system.move(f"{self._root}/_delta_log/{each}", target)
+
+    def _read(self, log_name: str) -> bytes:
+        with self._file_system.open_input_stream(f"{self._root}/_delta_log/{log_name}") as stream:
+            return bytes(stream.read())
+
+    def _is_whole_json(self, log_name: str) -> bool:
+        try:
+            actions = [json.loads(line) for line in self._read(log_name).splitlines() if line.strip()]
+        except ValueError:
+            return False
+        return bool(actions) and all(isinstance(action, dict) for action in actions)
+
+    def _is_whole_checkpoint(self, names: Sequence[str]) -> bool:
+        part_counts = {int(match[2] or 1) for match in map(_CHECKPOINT.fullmatch, names) if match}
+        if part_counts != {len(names)}:
+            return False
+        try:
+            for log_name in names:
+                pq.read_table(pa.BufferReader(self._read(log_name)))
+        except (pa.ArrowException, OSError):
+            return False
+        return True
+
+
+def _put_aside(folder: _Folder, log: _Log, newest: int, say: Callable[[str], None]) -> bool:
+    """Move away what cannot be used; whether there was any."""
+    told: dict[str, Sequence[str]] = {}
+    for version, names in sorted(log.torn_checkpoints.items()):
+        told[f"the checkpoint of version {version} cannot be read or lacks a part"] = names
+    kept = {version for version in log.checkpoints if version <= newest}
+    for version in sorted(log.checkpoints.keys() - kept):
+        told[f"the checkpoint of version {version} stands there without its commit"] = log.checkpoints[version]
+    if _LAST_CHECKPOINT in folder.log_names and folder.last_checkpoint() not in kept:
+        told["the pointer to the last checkpoint leads to none that can be read"] = [_LAST_CHECKPOINT]
+    for version in sorted(log.torn_commits):
+        told[f"the commit of version {version} is cut off or empty"] = [f"{version:020}.json"]
+    stranded = sorted(version for version in log.commits if not log.can_be_read(version))
+    if stranded:
+        what = (
+            f"the commits of versions {_listed(stranded)} stand after one that is missing, with no checkpoint between"
+        )
+        told[what] = [f"{version:020}.json" for version in stranded]
+    if log.stale_checksums:
+        told["checksums stand there without their commits, or cannot be read"] = sorted(log.stale_checksums)
+    for what, names in told.items():
+        for log_name in names:
+            folder.put_aside(log_name)
+        say(f"{folder.name}: found: {what}; put aside in {folder.name}/{ASIDE}: {', '.join(names)}")
+    return bool(told)
+
+
+def _withdraw_unreadable(lake: Lake, name: str, log: _Log, say: Callable[[str], None]) -> int:
+    """Withdraw publications that show a version which is lost: its number will be that of other rows. How many."""
+    publications = lake.publications()
+    broken = [
+        publication
+        for publication in publications
+        if name in publication.tables and not log.can_be_read(publication.tables[name].version)
+    ]
+    if not broken:
+        return 0
+    whole = [publication for publication in publications if publication not in broken]
+    newest = publications[-1]
+    if whole and newest in broken:
+        # Under the next number: none is given twice.
+        lake.publish(replace(whole[-1], publication_no=newest.publication_no + 1))
+    lake.withdraw(broken)
+    numbers = _listed([publication.publication_no for publication in broken])
+    say(f"{name}: publications {numbers} show versions that are lost; they are withdrawn")
+    if whole and newest in broken:
+        say(f"{name}: publication {whole[-1].publication_no} is published again, as {newest.publication_no + 1}")
+    elif not whole:
+        say(f"{name}: no publication is left")
+    return len(broken)
+
+
+def _opens_at(path: str, version: int) -> bool:
+    try:
+        return DeltaTable(path).version() == version
+    except DeltaError:
+        return False
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
