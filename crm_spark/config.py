@@ -8,6 +8,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from importlib import resources
+from importlib.resources.abc import Traversable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -334,14 +336,13 @@ class Config(_Section):
         return ZoneInfo(self.business_time_zone)
 
 
-def conf_dir() -> Path:
-    """The folder of shipped settings: inside an installed package, beside the package in a source tree."""
-    package = Path(__file__).parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+def conf_dir() -> Traversable:
+    """The folder of shipped settings: inside the package, installed or in an archive, or beside it in a source tree."""
+    packed = resources.files("crm_spark") / "conf"
+    return packed if packed.is_dir() else Path(__file__).parent.parent / "conf"
 
 
-def load_config(path: Path, settings: Iterable[str] = (), **options: object) -> Config:
+def load_config(path: Traversable, settings: Iterable[str] = (), **options: object) -> Config:
     """The base settings, overlaid by the file, by `key=value` settings and by the options that are not None.
 
     Raises:
@@ -388,7 +389,7 @@ def parse_days(first: date, last: date, every: str) -> list[date]:
     return [first + timedelta(days=days) for days in range(0, (last - first).days + 1, int(step[1]))]
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Traversable) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -399,7 +400,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a configuration in TOML: {error}") from None
 
 
-def _quote_line(path: Path, error: tomllib.TOMLDecodeError) -> str:
+def _quote_line(path: Traversable, error: tomllib.TOMLDecodeError) -> str:
     """The key of the line that TOML could not read; not its value, which may be a secret."""
     place = re.search(r"at line (\d+)", str(error))
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -38,13 +38,19 @@ def build_session(properties_file: Path | None = None) -> SparkSession:
     """A session with Delta; under spark-submit its settings hold, otherwise `properties_file` starts one here.
 
     Raises:
-        MachineError: if the machine has no Java that Spark can use.
+        MachineError: if the machine has no Java that Spark can use, or an archive of the program was to start Spark.
     """
     prepare_environment()
     under_spark_submit = "PYSPARK_GATEWAY_PORT" in os.environ
     if not under_spark_submit:
-        properties = properties_file or conf_dir() / "spark-local.conf"
-        os.environ.setdefault("SPARK_CONF_DIR", str(conf_dir()))  # log4j2.properties
+        conf = conf_dir()
+        if not isinstance(conf, Path):
+            raise MachineError(
+                f"{conf}: found settings in an archive, where Spark cannot read them; expected spark-submit to start "
+                "this, or crm_spark to be installed: pip install its wheel"
+            )
+        properties = properties_file or conf / "spark-local.conf"
+        os.environ.setdefault("SPARK_CONF_DIR", str(conf))  # log4j2.properties
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file '{properties}' pyspark-shell"
     builder = SparkSession.builder.appName("crm_spark")
     for key, value in SETTINGS.items():

@@ -2,11 +2,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Archives, build_archives
 from pyspark.sql import SparkSession
 from readme import ReadmeRun
+from shop import LATER, refreshed, write_shop
 
 from crm_spark.doctor import provide_jdbc_driver
 from crm_spark.lake import Lake
+from crm_spark.refresh import STAGES, Refreshed
 from crm_spark.session import build_session, sail_session
 
 # Nearly all code runs once or twice here: it is compiled quickly or not at all.
@@ -77,3 +80,31 @@ def late_spark(spark: SparkSession) -> SparkSession:
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> Lake:
     return Lake(spark, str(tmp_path / "lake"))
+
+
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
+    return build_archives(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("shop") / "files")
+
+
+@pytest.fixture(scope="session")
+def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake whose refresh was stopped after features and taken up an hour later, before anything was published."""
+    path = tmp_path_factory.mktemp("stopped") / "lake"
+    stopped, log = refreshed(spark, shop, path, last_stage="features")
+    assert stopped == Refreshed(None, is_new=False)
+    assert log[-1] == "stopped after features; nothing is published before a refresh runs to the end"
+    taken_up, log = refreshed(spark, shop, path, LATER, first_stage="features")
+    assert taken_up.is_new
+    assert [line.split(":")[0] for line in log] == list(STAGES)
+    assert "sources: 0 tables written, 1 unchanged" in log[0]
+    assert "cleaning: 0 tables written, 5 unchanged" in log[1]
+    assert "facts: 0 tables written, 10 unchanged" in log[2]
+    assert "features: 0 tables written, 1 unchanged" in log[3]
+    assert "models: 13 tables written, 0 unchanged" in log[4]
+    return path

@@ -1,9 +1,24 @@
-"""A small shop that has nothing but orders: files as it might export them, always the same, and their configuration."""
+"""A small shop that has nothing but orders: files as it might export them, always the same, and a refresh over them."""
 
-from datetime import datetime, timedelta
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pyspark.sql import SparkSession
+from rich.console import Console
+
+from crm_spark.config import load_config
+from crm_spark.progress import RunProgress
+from crm_spark.refresh import Refreshed, refresh
+
+# The very day for which customers are scored: what is known then is not all that will be known of it.
+RUN_AT = datetime(2025, 10, 1, 4, tzinfo=UTC)
+LATER = RUN_AT + timedelta(hours=1)
+# Less to fit and narrower tables: what is shown here does not depend on their number.
+SMALLER = ("segments.starts=1", "segments.cluster_counts=[2, 3]", "features.windows_days=[28]")
 
 AS_OF = "2025-10-01"
 _OPENED = datetime(2025, 1, 1)  # noqa: DTZ001 (the shop's own clock, as in an export)
@@ -61,3 +76,19 @@ def _write_orders(folder: Path, random: np.random.Generator) -> None:
     for number, part in enumerate([thirds[0] + broken, thirds[1] + lines[:1], thirds[2]]):
         header = "order_id,line_no,customer_id,sold_at,product_id,quantity,amount"
         (folder / f"orders_{number}.csv").write_text("\n".join([header, *part]) + "\n")
+
+
+def refreshed(
+    spark: SparkSession,
+    conf: Path,
+    lake: Path,
+    run_at: datetime = RUN_AT,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> tuple[Refreshed, list[str]]:
+    """What a refresh came to, and the lines that its log shows."""
+    log = io.StringIO()
+    config = load_config(conf, [*SMALLER, *settings], lake=str(lake))
+    with RunProgress(Console(file=log, width=200)) as progress:
+        done = refresh(spark, config, run_at, progress, **options)
+    return done, log.getvalue().splitlines()

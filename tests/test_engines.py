@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from shop import write_shop
-from test_refresh import RUN_AT, SMALLER, refreshed
+from shop import RUN_AT, SMALLER, refreshed, write_shop
 
 import crm_spark.lake
 import crm_spark.run

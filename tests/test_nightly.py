@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
-from shop import write_shop
-from test_refresh import RUN_AT, refreshed
+from shop import RUN_AT, refreshed, write_shop
 
 from crm_spark.errors import ConfigError
 from crm_spark.features.tables import feature_customers

@@ -3,72 +3,24 @@
 import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 from rich.console import Console
-from shop import write_shop
+from shop import LATER, refreshed
 
 from crm_spark.cleaning.tables import CLEAN, REJECTED
 from crm_spark.cli import main
-from crm_spark.config import load_config
 from crm_spark.errors import ConfigError, LakeError, SourceError
 from crm_spark.lake import Lake
 from crm_spark.marts.tables import MART_CUSTOMER_360, MART_MODEL_QUALITY
 from crm_spark.progress import RunProgress
 from crm_spark.publications import Publication, PublishedLake
-from crm_spark.refresh import STAGES, Refreshed, refresh
+from crm_spark.refresh import STAGES
 from crm_spark.report.build import write_report
 from crm_spark.session import build_session
-
-# The very day for which customers are scored: what is known then is not all that will be known of it.
-RUN_AT = datetime(2025, 10, 1, 4, tzinfo=UTC)
-LATER = RUN_AT + timedelta(hours=1)
-# Less to fit and narrower tables: what is shown here does not depend on their number.
-SMALLER = ("segments.starts=1", "segments.cluster_counts=[2, 3]", "features.windows_days=[28]")
-
-
-def refreshed(
-    spark: SparkSession,
-    conf: Path,
-    lake: Path,
-    run_at: datetime = RUN_AT,
-    settings: Sequence[str] = (),
-    **options: Any,
-) -> tuple[Refreshed, list[str]]:
-    """What a refresh came to, and the lines that its log shows."""
-    log = io.StringIO()
-    config = load_config(conf, [*SMALLER, *settings], lake=str(lake))
-    with RunProgress(Console(file=log, width=200)) as progress:
-        done = refresh(spark, config, run_at, progress, **options)
-    return done, log.getvalue().splitlines()
-
-
-@pytest.fixture(scope="session")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shop(tmp_path_factory.mktemp("shop") / "files")
-
-
-@pytest.fixture(scope="session")
-def lake_path(spark: SparkSession, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake whose refresh was stopped after features and taken up an hour later, before anything was published."""
-    path = tmp_path_factory.mktemp("stopped") / "lake"
-    stopped, log = refreshed(spark, shop, path, last_stage="features")
-    assert stopped == Refreshed(None, is_new=False)
-    assert log[-1] == "stopped after features; nothing is published before a refresh runs to the end"
-    taken_up, log = refreshed(spark, shop, path, LATER, first_stage="features")
-    assert taken_up.is_new
-    assert [line.split(":")[0] for line in log] == list(STAGES)
-    assert "sources: 0 tables written, 1 unchanged" in log[0]
-    assert "cleaning: 0 tables written, 5 unchanged" in log[1]
-    assert "facts: 0 tables written, 10 unchanged" in log[2]
-    assert "features: 0 tables written, 1 unchanged" in log[3]
-    assert "models: 13 tables written, 0 unchanged" in log[4]
-    return path
 
 
 @pytest.fixture(scope="session")
