@@ -1,4 +1,4 @@
-"""An Airflow DAG (3.0 or newer): every night the refresh, then its report, then maintenance, one after the other.
+"""A DAG of Airflow 3: every night the refresh, then its report, then maintenance, one after the other.
 
 It runs where docker/install ran. CRM_SPARK_SECRET, CRM_SPARK_MASTER and CRM_SPARK_EVENTS stand in the environment of
 Airflow's workers, as do users and passwords of databases; docker/entrypoint tells what they mean.
@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pendulum
-from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 HOME = "/opt/crm_spark"
 LAKE = "/lake"

@@ -332,7 +332,7 @@ def dag(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What docker/airflow_dag.py declares, with stand-ins for what it takes of Airflow."""
     stands_for = {
         "pendulum": {"datetime": lambda *day, tz: (day, tz)},
-        "airflow.exceptions": {"AirflowException": _AirflowError, "AirflowFailException": _AirflowFailError},
+        "airflow.sdk.exceptions": {"AirflowException": _AirflowError, "AirflowFailException": _AirflowFailError},
         "airflow.providers.standard.hooks.subprocess": {"SubprocessHook": SimpleNamespace},
         "airflow.sdk": {"DAG": lambda *_, **options: nullcontext(options), "BaseOperator": _Task},
     }
