@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What a user or an operator can mend ends in one line and exit code 2, or 3 if another run writes the lake."""
+    """What a user or an operator can mend ends in one line, and in an exit code that tells who may try again."""
     try:
         yield
     except Exception as error:

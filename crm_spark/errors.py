@@ -39,22 +39,28 @@ class MachineError(CrmSparkError):
     """The machine lacks something that the program needs."""
 
 
-def fault_of_machine(error: BaseException) -> MachineError | None:
+class MachineFaultError(MachineError):
+    """The machine failed in the midst of a run: the same command may succeed as soon as it works again."""
+
+    exit_code = 4
+
+
+def fault_of_machine(error: BaseException) -> MachineFaultError | None:
     """What of the machine failed, if that is why an engine or the operating system raised an error."""
     chain = list(_chain(error))
     text = "\n".join(map(str, chain))
     if "No space left on device" in text or "Disk quota exceeded" in text:
-        return MachineError(
+        return MachineFaultError(
             "disk: found no space left for the lake or for Spark's scratch (spark.local.dir), expected some; what was "
             "published stands: free space and run again"
         )
     if "ExecutorLostFailure" in text or "All masters are unresponsive" in text:
-        return MachineError(
+        return MachineFaultError(
             "cluster: found too many workers lost, expected some that live (their logs tell why; often it is memory); "
             "what was published stands: run again"
         )
     if any(type(one).__name__ in ("Py4JNetworkError", "ConnectionRefusedError") for one in chain):
-        return MachineError(
+        return MachineFaultError(
             "java: found that Spark's process ended, expected it to run until the end (killed by an operator, or for "
             "memory: see spark.driver.memory); what was published stands: run again"
         )

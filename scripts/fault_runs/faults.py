@@ -145,7 +145,7 @@ def _killed_at(undisturbed: Undisturbed, engine: str, night: int, place: str, ki
         lake = copy(undisturbed.lakes.get(night - 1))
         done = _run(engine, lake, night, CRM_SPARK_FAILPOINT=place, CRM_SPARK_FAILPOINT_KILLS=kills)
         if kills == "java":
-            _expect(done.returncode == 2 and "what was published stands" in done.stderr, f"ended with: {done.stderr}")
+            _expect(done.returncode == 4 and "what was published stands" in done.stderr, f"ended with: {done.stderr}")
         else:
             # What takes less than a moment is over before the kill.
             over = place.startswith("during") and done.returncode == 0
@@ -202,7 +202,7 @@ def _fill_disk(undisturbed: Undisturbed, engine: str, copy: Callable[[Path | Non
             while True:
                 file.write(bytes(4096))
         done = _run(engine, disk / "lake", 2)
-        _expect(done.returncode == 2, f"a full disk ended with {done.returncode}: {done.stderr}")
+        _expect(done.returncode == 4, f"a full disk ended with {done.returncode}: {done.stderr}")
         _expect("disk: found no space left" in done.stderr, f"a full disk was told as: {done.stderr}")
         filler.unlink()
         _expect_whole(undisturbed, engine, disk / "lake", 2)
