@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -146,8 +146,11 @@ class Cluster:
 
     def command_lines(self) -> list[str]:
         """Those of all processes of the cluster and its jobs."""
-        running = [process for started in self._started for process in _processes_of(started.process.pid)]
-        return [Path("/proc", str(process), "cmdline").read_text().replace("\0", " ") for process in running]
+        lines = []
+        for process in [process for started in self._started for process in _processes_of(started.process.pid)]:
+            with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended since
+                lines.append(Path("/proc", str(process), "cmdline").read_text().replace("\0", " "))
+        return lines
 
     def stop(self) -> None:
         for started in self._started:
