@@ -349,6 +349,7 @@ def maintain(
 
     uri = lake or (load_config(conf).lake if conf else "lake")
     with _opened(uri, properties_file) as opened:
+        opened.require_publication()  # a mistyped lake shall not be made
         if dry_run:
             _say("Nothing is changed. This would be done:")
         maintain_lake(opened, datetime.now(UTC), keep_days, _say, dry_run=dry_run)
@@ -371,7 +372,10 @@ def verify(lake: LakeOption = "lake", properties_file: PropertiesOption = None) 
             count += 1
         newest = opened.require_publication()
     if count:
-        _say(f"{count} findings; what was published can be made anew by crm-spark refresh from what landed")
+        _say(
+            f"{count} findings. A damaged log: crm-spark repair TABLE. Missing or damaged files: restore them from a "
+            "backup, or let readers see a publication that has all of its own by crm-spark rollback."
+        )
         raise typer.Exit(1)
     _say(f"{lake} is whole, up to publication {newest.publication_no}: {len(newest.tables)} tables")
 

@@ -14,15 +14,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
-from crm_spark.errors import LakeBusyError, LakeError
+from crm_spark.commits import note_of
+from crm_spark.errors import LakeBusyError
 
 _LEASE_SECONDS = 15 * 60
 _POLL_SECONDS = 1.0
@@ -74,7 +75,7 @@ class Lease:
         """The table of publications with how to commit its very next version, which fails if the lease is lost by then.
 
         Raises:
-            LakeError: if the lease is lost.
+            LakeBusyError: if the lease is lost.
         """
         with self._one_commit:
             table = DeltaTable(self._path)
@@ -92,8 +93,8 @@ class Lease:
             _commit(table, properties)
 
     def release(self) -> None:
-        """Let others take it without waiting; not if it is lost."""
-        with self._one_commit:
+        """Let others take it without waiting; not if it is lost. If that fails, it ends by itself."""
+        with self._one_commit, suppress(DeltaError, OSError):
             table = DeltaTable(self._path)
             noted = _newest(table)
             if noted is not None and noted.epoch == self._noted.epoch:
@@ -102,10 +103,10 @@ class Lease:
     def _lasting(self, seconds: float) -> _Noted:
         return _Noted(self._noted.epoch, self._noted.owner, time.time() + seconds)
 
-    def _lost(self) -> LakeError:
-        return LakeError(
-            "lake: found that another process took over while this one paused, expected to be the only writer; nothing "
-            "of this run was published: run again when the other has ended"
+    def _lost(self) -> LakeBusyError:
+        return LakeBusyError(
+            "lake: found that another process took over while this one paused, expected to be the only writer; run "
+            "again when the other has ended"
         )
 
 
@@ -121,10 +122,9 @@ def held_lease(publications: str, wait_seconds: float = 0, lease_seconds: float 
 
     def renew() -> None:
         while not ended.wait(lease_seconds / 3):
-            try:
+            # If it is lost, publishing will say so; what else fails may succeed the next time.
+            with suppress(LakeBusyError, DeltaError, OSError):
                 lease.renew()
-            except LakeError:
-                return  # publishing will say so
 
     renewals = threading.Thread(target=renew, daemon=True)
     renewals.start()
@@ -168,7 +168,7 @@ def _newest(table: DeltaTable) -> _Noted | None:
     # Nearly always the last commit says it; to read all takes longer each night.
     for limit in (4, None):
         for commit in table.history(limit):
-            noted = json.loads(commit.get("userMetadata") or "{}").get("lease")
+            noted = note_of(commit).get("lease")
             if noted is not None:
                 return _Noted(**noted)
     return None

@@ -42,9 +42,9 @@ def maintain(lake: Lake, at: datetime, keep_days: int, say: Callable[[str], None
         kept = _withdraw(lake, at - timedelta(days=keep_days), say, dry_run=dry_run)
         needed = _needed_versions(lake, kept)
         _protect(lake, needed, say, dry_run=dry_run)
+        # First: on a full disk, nothing could be put together before.
+        _vacuum(lake, needed, say, dry_run=dry_run)
         _compact(lake, needed, say, dry_run=dry_run)
-        # What was put together is the newest version now.
-        _vacuum(lake, needed if dry_run else _needed_versions(lake, kept), say, dry_run=dry_run)
 
 
 def table_names(lake: Lake) -> list[str]:

@@ -63,18 +63,19 @@ def repair(lake: Lake, name: str, say: Callable[[str], None]) -> None:
         if newest is None:
             raise LakeError(
                 f"{name}: found neither all commits from the first on nor a checkpoint that can be read, so nothing of "
-                f"it can be saved; move {lake.path(name)} away and run crm-spark refresh, which makes it anew"
+                f"it can be saved; restore {lake.path(name)} from a backup, or make another lake from the source files"
             )
+        # First: whoever kills this in between shall find no publication that shows what other rows may replace.
+        withdrawn = _withdraw_unreadable(lake, name, log, say) if name != PUBLICATIONS.name else 0
         found = _put_aside(folder, log, newest, say)
         seen = {*log.commits, *log.torn_commits, *log.checkpoints, *log.torn_checkpoints}
         lost = sorted(version for version in seen if version > newest)
         if lost:
             say(f"{name}: lost: versions {_listed(lost)}; version {newest} is the newest")
-        withdrawn = _withdraw_unreadable(lake, name, log, say) if name != PUBLICATIONS.name else 0
         if not _opens_at(lake.path(name), newest):
             raise LakeError(
-                f"{name}: what is left of its log cannot be read up to version {newest}; move {lake.path(name)} away "
-                "and run crm-spark refresh, which makes it anew"
+                f"{name}: what is left of its log cannot be read up to version {newest}; restore {lake.path(name)} "
+                "from a backup, or make another lake from the source files"
             )
     if not found and not withdrawn:
         say(f"{name}: its log is whole up to version {newest}; nothing was changed")
@@ -145,9 +146,10 @@ class _Folder:
         part_counts = {int(match[2] or 1) for match in map(_CHECKPOINT.fullmatch, names) if match}
         if part_counts != {len(names)}:
             return False
+        parts = [self._read(log_name) for log_name in names]  # a fault of the disk is none of the file
         try:
-            for log_name in names:
-                pq.read_table(pa.BufferReader(self._read(log_name)))
+            for part in parts:
+                pq.read_table(pa.BufferReader(part))
         except (pa.ArrowException, OSError):
             return False
         return True

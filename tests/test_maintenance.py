@@ -18,7 +18,7 @@ from test_lake import OTHERS, PEOPLE, a_person, log_of
 import crm_spark.lake
 import crm_spark.maintenance
 from crm_spark.delta import file_names, quoted
-from crm_spark.errors import LakeError
+from crm_spark.errors import LakeBusyError, LakeError
 from crm_spark.facts.tables import EVENTS, FACT_CUSTOMER_DAYS, LEDGERS
 from crm_spark.lake import Lake
 from crm_spark.maintenance import maintain
@@ -101,7 +101,8 @@ def test_files_that_no_kept_publication_shows_go_and_the_others_stay(spark: Spar
     told = maintained(lake, dry_run=True)
     assert before <= stored_files(lake)
     assert len(lake.publications()) == 2
-    assert told[:2] == maintained(lake)[:2]
+    # It cannot count what its own withdrawal leaves.
+    assert told[::2] == maintained(lake)[::2]
     assert stored_files(lake) == files_of(lake, kept.version) | files_of(lake, newest.version)
     checksums = {path.name[1:-4] for path in Path(lake.path("people")).glob(".*.parquet.crc")}
     assert checksums <= stored_files(lake)
@@ -111,7 +112,7 @@ def test_files_that_no_kept_publication_shows_go_and_the_others_stay(spark: Spar
     assert found is not None
     assert found.content_hash == newest.content_hash
     version = DeltaTable(lake.path("people")).version()
-    assert maintained(lake)[-1] == "clearing: 0 files of 0 tables removed, 0.0 MB"
+    assert maintained(lake)[1] == "clearing: 0 files of 0 tables removed, 0.0 MB"
     assert DeltaTable(lake.path("people")).version() == version
 
 
@@ -133,7 +134,7 @@ def test_small_files_are_put_together_and_rows_content_and_changes_are_the_same(
     pins = grown(lake, 5)
     publish(lake, 1, NOW, pins[2])
     lake.write(OTHERS, rows_of(spark, OTHERS), "o", beside=[pins[3]])
-    assert "people (5 small files into 1)" in maintained(lake)[1]
+    assert "people (5 small files into 1)" in maintained(lake)[2]
     assert len(files_of(lake)) == 1
     together = lake.find(PEOPLE, "f4")
     assert together is not None
@@ -271,7 +272,7 @@ def test_a_refresh_goes_on_after_maintenance_and_neither_doubles_nor_loses_rows(
 
 def test_a_lake_that_is_being_written_is_not_maintained(lake: Lake) -> None:
     with lake.locked():
-        with pytest.raises(LakeError, match="another process is writing this lake"):
+        with pytest.raises(LakeBusyError, match="found another process writing it"):
             maintained(lake)
-        with pytest.raises(LakeError, match="another process is writing this lake"):
+        with pytest.raises(LakeBusyError, match="found another process writing it"):
             repair(lake, "people", print)
