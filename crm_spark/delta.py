@@ -81,10 +81,14 @@ def answer(sql: str, name: str, table: DeltaTable) -> list[dict[str, Any]]:
     return cast(list[dict[str, Any]], pa.table(rows).to_pylist())
 
 
-def declaration_sql(table: Table) -> str:
-    """What follows a table's name in the SQL that creates or replaces it."""
+def declaration_sql(table: Table, *, refuses_nulls: bool) -> str:
+    """What follows a table's name in the SQL that creates or replaces it.
+
+    Unless it `refuses_nulls`, no column is NOT NULL, whatever is declared.
+    """
+    required = {c.name for c in table.columns if refuses_nulls and not c.nullable}
     columns = ", ".join(
-        f"{quoted(c.name)} {c.type}{'' if c.nullable else ' NOT NULL'} COMMENT {literal(c.comment)}"
+        f"{quoted(c.name)} {c.type}{' NOT NULL' if c.name in required else ''} COMMENT {literal(c.comment)}"
         for c in table.columns
     )
     properties = READ_BY_ALL | KEPT_FOREVER

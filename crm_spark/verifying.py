@@ -111,10 +111,6 @@ def _table_findings(lake: Lake, pin: Pin) -> Iterator[str]:
         raise _UnreadError(
             f"{pin.name}: is not as this version of the program declares it, so its rows were not checked: {what}"
         )
-    nullable = {field.name for field in stored.schema().fields if field.nullable}
-    for column in table.columns:
-        if not column.nullable and column.name in nullable:
-            yield f"{pin.name}: {column.name} is declared NOT NULL, and the stored table takes NULL"
     for check in table.checks:
         if properties.get(f"delta.constraints.{check.name}") != check.must_hold:
             yield f"{pin.name}: the stored table does not have its rule {check.name}: {check.must_hold}"

@@ -71,7 +71,9 @@ def test_a_table_is_stored_as_declared_and_any_delta_reader_reads_it(spark: Spar
     assert properties["delta.constraints.age_plausible"] == PEOPLE.checks[0].must_hold
     assert properties["delta.enableDeletionVectors"] == "false"
     fields = {field.name: field for field in stored.schema().fields}
-    assert {name: field.nullable for name, field in fields.items()} == {c.name: c.nullable for c in PEOPLE.columns}
+    # On Sail, what may not be NULL is looked at once it is written.
+    nullable = {column.name: column.nullable or is_sail(spark) for column in PEOPLE.columns}
+    assert {name: field.nullable for name, field in fields.items()} == nullable
     assert {name: field.metadata["comment"] for name, field in fields.items()} == {
         column.name: column.comment for column in PEOPLE.columns
     }
@@ -244,23 +246,21 @@ def test_a_folder_that_delta_would_take_for_another_is_refused(spark: SparkSessi
 
 
 @pytest.mark.parametrize(
-    ("person", "message"),
-    [
-        (a_person(age_years=999), "people: rows break age_plausible: "),
-        (a_person(person_id=None), "people: person_id is NULL in some rows, expected a value"),
-    ],
+    ("person", "rule"),
+    [(a_person(age_years=999), "rows break age_plausible: "), (a_person(person_id=None), "person_id is NULL")],
 )
-def test_delta_refuses_broken_rows_and_the_error_names_the_rule_and_no_value(
-    spark: SparkSession, lake: Lake, person: dict[str, object], message: str
+def test_broken_rows_are_refused_and_the_error_names_the_rule_and_no_value(
+    spark: SparkSession, lake: Lake, person: dict[str, object], rule: str
 ) -> None:
     good = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
     with pytest.raises(ContractError) as caught:
         lake.write(PEOPLE, rows_of(spark, PEOPLE, person), "f2")
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith("people: ")
+    assert rule in str(caught.value)
     for value in ("999", "secret", "\n"):
         assert value not in str(caught.value)
     assert caught.value.__cause__ is None
-    assert lake.find(PEOPLE, "f1") == good
+    assert lake.read(good).count() == 1
 
 
 def test_an_expression_that_trips_over_a_text_is_an_error_without_the_text(spark: SparkSession, lake: Lake) -> None:

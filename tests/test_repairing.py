@@ -150,7 +150,8 @@ def test_what_stands_after_a_missing_commit_cannot_be_saved(spark: SparkSession,
     publish(lake, 1, pins[2])
     commit(lake, 2).unlink()
     told = repaired(lake)
-    assert "the commits of versions 3 stand after one that is missing, with no checkpoint between" in told[0]
+    stranded = "the commits of versions 3 stand after one that is missing, with no checkpoint between"
+    assert any(stranded in line for line in told)
     assert "people: lost: versions 3; version 1 is the newest" in told
     assert told[-2:] == [
         "people: no publication is left",
