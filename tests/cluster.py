@@ -30,7 +30,9 @@ _SMALL = {
     "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
     "spark.executor.cores": "1",
     "spark.executor.memory": "768m",
-    "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
+    "spark.executor.extraJavaOptions": (
+        f"{_JAVA_OPTIONS} -Dlog4j2.configurationFile={(ROOT / 'conf' / 'log4j2.properties').as_uri()}"
+    ),
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
 }
