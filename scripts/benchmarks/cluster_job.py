@@ -93,10 +93,15 @@ def _train(lake: Lake, config: Config, pins: dict[str, Pin], told: Told) -> dict
     days = train_cutoffs(task, AS_OF)
     with told.timed("slices and labels"):
         features = lake.change(table, pins[table.name], _slices(lake, config, pins, days), None, "trained on")
-        nothing = (declared_rows(lake.spark, event, []) for event in (FACT_CONTACTS, FACT_RESPONSES))
-        customer_days = lake.read(pins[FACT_CUSTOMER_DAYS.name])
-        known_until = _cutoff(AS_OF).known_until
-        rows = build_labels(lake.read(features), customer_days, *nothing, {_TASK: task}, AS_OF, known_until)
+        rows = build_labels(
+            lake.read(features),
+            lake.read(pins[FACT_CUSTOMER_DAYS.name]),
+            declared_rows(lake.spark, FACT_CONTACTS, []),
+            declared_rows(lake.spark, FACT_RESPONSES, []),
+            {_TASK: task},
+            AS_OF,
+            _cutoff(AS_OF).known_until,
+        )
         labels = lake.write(MODEL_LABELS, rows, "")
     with told.timed("fits"):
         fits = Lake(fixed_plans(lake.spark), lake.uri)
@@ -111,7 +116,8 @@ def _train(lake: Lake, config: Config, pins: dict[str, Pin], told: Told) -> dict
 
 
 def _slices(lake: Lake, config: Config, pins: dict[str, Pin], days: Sequence[date]) -> DataFrame:
-    ledgers = Ledgers(*(lake.read(pins[ledger.name]) for ledger in _LEDGERS), {FACT_ORDER_LINES.name})
+    customer_days, things, products = (lake.read(pins[ledger.name]) for ledger in _LEDGERS)
+    ledgers = Ledgers(customer_days, things, products, {FACT_ORDER_LINES.name})
     nobody = declared_rows(lake.spark, DIM_CUSTOMERS, [])
     return build_feature_customers(nobody, ledgers, [_cutoff(day) for day in days], config.features.windows_days)
 

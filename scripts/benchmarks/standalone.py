@@ -85,9 +85,9 @@ class Cluster:
         self._started: list[Started] = []
         for name in ("conf", "events", "logs"):
             (folder / name).mkdir()
-        settings = folder / "conf" / "spark-defaults.conf"
-        settings.touch(mode=0o600)
-        settings.write_text(
+        defaults = folder / "conf" / "spark-defaults.conf"
+        defaults.touch(mode=0o600)
+        defaults.write_text(
             "spark.authenticate true\nspark.network.crypto.enabled true\n"
             "spark.network.crypto.cipher AES/GCM/NoPadding\n"
             f"spark.authenticate.secret {self.secret}\nspark.hadoop.hmac.key {self.hmac_key}\n"
