@@ -72,7 +72,7 @@ def main() -> None:
 
 def _given(cores: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=2_000_000, help="how many order lines")
+    parser.add_argument("--lines", type=int, default=5_000_000, help="how many order lines")
     parser.add_argument("--customers", type=int, help="how many customers; by default one for 80 lines")
     parser.add_argument(
         "--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="how many, one after another"
@@ -101,7 +101,7 @@ def _run(
         cluster.start(len(cores), cores)
         with (
             cluster.submitted(archive, _JOB, str(order_lines), str(folder / "lake"), str(told), *further) as job,
-            watched(lambda: _memory(cluster, job)) as peaks,
+            watched(lambda: _memory(cluster, job), every_seconds=1) as peaks,
         ):
             if code := job.process.wait():
                 sys.exit(f"the job ended with {code}:\n{job.log.read_text()}")

@@ -66,13 +66,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def watched(look: Callable[[], Mapping[str, float]]) -> Iterator[dict[str, float]]:
+def watched(look: Callable[[], Mapping[str, float]], every_seconds: float = 0.2) -> Iterator[dict[str, float]]:
     """The greatest number of each name that `look` has told, complete once the block is left."""
     peaks: dict[str, float] = {}
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(every_seconds):
             for name, number in look().items():
                 peaks[name] = max(peaks.get(name, 0.0), number)
 
