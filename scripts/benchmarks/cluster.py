@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -46,6 +47,7 @@ class Measured(NamedTuple):
 
 def main() -> None:
     """Run the job on each cluster, compare, and print a table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and with it the cluster
     cores = sorted(os.sched_getaffinity(0))
     given = _given(len(cores))
     lines, customers = given.lines, given.customers or customers_of(given.lines)
@@ -55,19 +57,17 @@ def main() -> None:
         work = Path(scratch)
         order_lines = generated((given.data or work / "data").absolute(), lines, customers)
         archive = build_archives(work / "dist").zip
-        settings = {
-            "spark.driver.memory": _MEMORY,
-            "spark.sql.shuffle.partitions": str(
-                given.partitions or max(_FEWEST_PARTITIONS, math.ceil(lines / _LINES_A_PARTITION))
-            ),
-        }
+        partitions = given.partitions or max(_FEWEST_PARTITIONS, math.ceil(lines / _LINES_A_PARTITION))
+        settings = {"spark.driver.memory": _MEMORY, "spark.sql.shuffle.partitions": str(partitions)}
         measured = []
         for workers in given.workers:
             with tempfile.TemporaryDirectory(dir=work) as folder:
                 measured.append(_run(Path(folder), settings, cores[:workers], archive, order_lines, given.only))
     check_equal(measured)
-    say(f"\nthe same results on all clusters, with {settings['spark.sql.shuffle.partitions']} partitions:\n")
-    _print(f"{lines:,} lines, {customers:,} customers", measured)
+    if len(measured) > 1:
+        say("all clusters made the same")
+    say("")
+    _print(f"{lines:,} lines, {customers:,} customers, {partitions} partitions", measured)
 
 
 def _given(cores: int) -> argparse.Namespace:
@@ -173,7 +173,8 @@ def _print(title: str, measured: Sequence[Measured]) -> None:
 
 def _print_seconds(name: str, measured: Sequence[Measured], parts: Sequence[str]) -> None:
     seconds = [sum(result.told["seconds"][part] for part in parts) for result in measured]
-    _print_row(f"{name}, s", [*(f"{value:,.1f}" for value in seconds), f"{seconds[-1] / seconds[0]:.2f}"])
+    ratio = f"{seconds[-1] / seconds[0]:.2f}" if len(seconds) > 1 else ""
+    _print_row(f"{name}, s", [*(f"{value:,.1f}" for value in seconds), ratio])
 
 
 def _print_row(name: str, cells: Sequence[str]) -> None:
