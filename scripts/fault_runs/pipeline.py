@@ -1,7 +1,7 @@
 """A pipeline of three tables, small enough to be run and killed hundreds of times; what each night leaves is known.
 
-One run is a process: `pipeline.py LAKE WORK ENGINE`, which prints a line when its session stands and the work begins. In
-a night a table is replaced, one only grows, and into one rows are merged: all ways in which a lake is written. The
+One run is a process: `pipeline.py LAKE WORK ENGINE`, which prints a line when its session stands and the work begins.
+In a night a table is replaced, one only grows, and into one rows are merged: all ways in which a lake is written. The
 other works are what an operator does: maintenance, the repair of a table, a rollback.
 """
 
@@ -195,7 +195,7 @@ def _failure_of(spark: SparkSession, folder: str, works: Sequence[str]) -> str |
     try:
         for work in works:
             do(spark, folder, work)
-    except Exception:
+    except Exception:  # noqa: BLE001 (whatever it is, the one who asked is told)
         return traceback.format_exc()
     return None
 
