@@ -104,7 +104,7 @@ def _corrupt_checkpoint(table: str, lake: Path) -> None:
 
 
 def _leave_half(table: str, lake: Path) -> None:
-    """A commit that no run completed, such as a merge without its note."""
+    """A commit that no run completed: it bears no run's note."""
     DeltaTable(str(lake / table)).delete("customer_id < 9")
 
 
@@ -120,8 +120,8 @@ _OTHER_WORKS = [
         "night 3",
         2,
         (2, 3),
-        damage=partial(_leave_half, TOTALS.name),
-        after=f"one that left half of {TOTALS.name}",
+        damage=partial(_leave_half, LEDGER.name),
+        after=f"one that left half of {LEDGER.name}",
         steps="restoration",
     ),
     _MAINTENANCE,
@@ -140,11 +140,16 @@ def main() -> None:
     if given.fresh:
         file.unlink(missing_ok=True)
     faults = []
-    for name in given.engines.split(","):
-        say(f"{name}: what is left when nothing happens is found out")
-        engine = Engine(name, given.scratch)
-        of_engine = _quick_faults(engine) if given.quick else _all_faults(engine, given.seed)
-        faults += [fault for fault in of_engine if given.only in fault.name]
+    try:
+        for name in given.engines.split(","):
+            say(f"{name}: what is left when nothing happens is found out")
+            engine = Engine(name, given.scratch)
+            of_engine = _quick_faults(engine) if given.quick else _all_faults(engine, given.seed)
+            faults += [fault for fault in of_engine if given.only in fault.name]
+    except FaultError as error:
+        sys.exit(f"FAILED before any fault: {error}")
+    if not faults:
+        sys.exit(f"--only: found no fault whose name holds {given.only!r}")
     _Results(file, faults).complete()
 
 
@@ -296,7 +301,11 @@ class Engine:
             shutil.copytree(start, left)
         self.rerun(left, work.name, log=log)
         self.rerun(left, *work.then)
-        return Undisturbed(start if work.nights_before else None, left, shown_in(left), _step_seconds(log))
+        try:
+            shown = shown_in(left)
+        except FaultError as error:
+            raise FaultError(f"{work}: {error}") from None
+        return Undisturbed(start if work.nights_before else None, left, shown, _step_seconds(log))
 
 
 class _WarmProcess:
