@@ -73,11 +73,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What a work begins with (None: no lake) and leaves when nothing happens, and how long each of its steps takes."""
+    """What a work begins with (None: no lake) and shows in the end when nothing happens, and how long it takes.
+
+    Times are those of a process of its own, from when its session stands.
+    """
 
     start: Path | None
-    left: Path
     shown: Sequence[Shown]
+    seconds: float
     step_seconds: Mapping[str, float]
 
 
@@ -222,9 +225,10 @@ class Engine:
         self._scratch = scratch
         self._warm = _WarmProcess(name)
         self._undisturbed: dict[Work, Undisturbed] = {}
-        self._cold_seconds: dict[Work, float] = {}
+        self._after_nights: dict[int, Path] = {}
         self._home = scratch / f"undisturbed_{name}"
         shutil.rmtree(self._home, ignore_errors=True)
+        self._home.mkdir()
 
     def undisturbed(self, work: Work) -> Undisturbed:
         """What a work begins with, leaves, and takes."""
@@ -232,23 +236,13 @@ class Engine:
             self._undisturbed[work] = self._run_undisturbed(work)
         return self._undisturbed[work]
 
-    def cold_seconds(self, work: Work) -> float:
-        """How long a work takes in a process of its own, from when its session stands."""
-        if work not in self._cold_seconds:
-            with self.lake(self.undisturbed(work).start) as lake, self.start(lake, work.name) as process:
-                began = time.monotonic()
-                _, errors = process.communicate(timeout=_LONGEST_SECONDS)
-                _expect(process.returncode == 0, f"{work} failed without a fault: {errors}")
-                self._cold_seconds[work] = time.monotonic() - began
-        return self._cold_seconds[work]
-
-    def rerun(self, lake: Path, *works: str, log: Path | None = None) -> None:
+    def rerun(self, lake: Path, *works: str) -> None:
         """Do works in a process that stands ready.
 
         Raises:
             FaultError: if one of them fails, or takes too long.
         """
-        self._warm.run(lake, works, log)
+        self._warm.run(lake, works)
 
     @contextmanager
     def lake(self, start: Path | None) -> Iterator[Path]:
@@ -258,7 +252,10 @@ class Engine:
         lake = folder / "lake"
         if start is not None:
             shutil.copytree(start, lake)
-        yield lake
+        try:
+            yield lake
+        except Exception as error:
+            raise FaultError(f"{type(error).__name__}: {error}; the lake stays at {lake}") from error
         shutil.rmtree(folder)
 
     @contextmanager
@@ -290,22 +287,32 @@ class Engine:
             _, errors = process.communicate(timeout=_LONGEST_SECONDS)
         return subprocess.CompletedProcess(process.args, process.returncode, stderr=errors)
 
+    def after_nights(self, count: int) -> Path:
+        """The lake that so many nights leave; not to be changed."""
+        if count not in self._after_nights:
+            lake = self._home / f"night_{count}"
+            if count > 1:
+                shutil.copytree(self.after_nights(count - 1), lake)
+            self.rerun(lake, f"night {count}")
+            self._after_nights[count] = lake
+        return self._after_nights[count]
+
     def _run_undisturbed(self, work: Work) -> Undisturbed:
-        folder = self._home / hashlib.sha256(str(work).encode()).hexdigest()[:12]
-        start, left, log = folder / "start", folder / "left", folder / "steps"
-        folder.mkdir(parents=True)
-        if work.nights_before:
-            shutil.copytree(self.undisturbed(_NIGHT_WORKS[work.nights_before - 1]).left, start)
+        folder = Path(tempfile.mkdtemp(dir=self._home))
+        start, log = folder / "start" if work.nights_before else None, folder / "steps"
+        if start:
+            shutil.copytree(self.after_nights(work.nights_before), start)
             if work.damage:
                 work.damage(start)
-            shutil.copytree(start, left)
-        self.rerun(left, work.name, log=log)
-        self.rerun(left, *work.then)
-        try:
-            shown = shown_in(left)
-        except FaultError as error:
-            raise FaultError(f"{work}: {error}") from None
-        return Undisturbed(start if work.nights_before else None, left, shown, _step_seconds(log))
+        with self.lake(start) as lake:
+            # As what is killed: a session that has stood for long is quicker.
+            with self.start(lake, work.name, CRM_SPARK_FAILPOINT_LOG=str(log)) as process:
+                began = time.monotonic()
+                _, errors = process.communicate(timeout=_LONGEST_SECONDS)
+                seconds = time.monotonic() - began
+            _expect(process.returncode == 0, f"{work} failed without a fault: {errors}")
+            self.rerun(lake, *work.then)
+            return Undisturbed(start, shown_in(lake), seconds, _step_seconds(log))
 
 
 class _WarmProcess:
@@ -315,12 +322,12 @@ class _WarmProcess:
         self._engine = engine
         self._requests: Connection | None = None
 
-    def run(self, lake: Path, works: Sequence[str], log: Path | None) -> None:
+    def run(self, lake: Path, works: Sequence[str]) -> None:
         if self._requests is None:
             self._start()
         requests = self._requests
         assert requests is not None
-        requests.send((str(lake), works, str(log or "")))
+        requests.send((str(lake), works))
         try:
             failure = requests.recv() if requests.poll(_LONGEST_SECONDS) else f"did not end in {_LONGEST_SECONDS} s"
         except EOFError:
@@ -414,15 +421,15 @@ def _killed_at(engine: Engine, work: Work, when: str, step: str, kills: str) -> 
 
 
 def _kill_late(engine: Engine, work: Work, share: float) -> None:
-    with engine.lake(engine.undisturbed(work).start) as lake:
-        seconds = share * engine.cold_seconds(work)
+    undisturbed = engine.undisturbed(work)
+    with engine.lake(undisturbed.start) as lake:
         with engine.start(lake, work.name) as process, suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=seconds)
+            process.communicate(timeout=share * undisturbed.seconds)
         _expect_recovery(engine, work, lake)
 
 
 def _replay(engine: Engine) -> None:
-    with engine.lake(engine.undisturbed(_NIGHT_WORKS[1]).left) as lake:
+    with engine.lake(engine.after_nights(2)) as lake:
         before = _files(lake)
         engine.rerun(lake, "night 2", "night 2")
         _expect(_files(lake) == before, "a night that was run again wrote something")
@@ -448,7 +455,7 @@ def _two_writers(engine: Engine, commits: int) -> None:
 
 def _read_beside(engine: Engine) -> None:
     """Readers see the one or the other of two publications, whole, however often they change."""
-    with engine.lake(engine.undisturbed(_NIGHT_WORKS[1]).left) as lake:
+    with engine.lake(engine.after_nights(2)) as lake:
         seen = []
         with engine.start(lake, "rollbacks") as process:
             while process.poll() is None:

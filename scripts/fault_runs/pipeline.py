@@ -5,11 +5,10 @@ In a night a table is replaced, one only grows, and into one rows are merged: al
 other works are what an operator does: maintenance, the repair of a table, a rollback.
 """
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -179,15 +178,11 @@ def session_on(engine: str) -> Iterator[SparkSession]:
 def serve(engine: str, requests: Connection) -> None:
     """Do works in one session, as they are asked for, and answer None or a traceback, until nobody asks any more.
 
-    A request is a lake, the works to be done to it one after another, and a file for the steps taken.
+    A request is a lake and the works to be done to it, one after another.
     """
-    with session_on(engine) as spark:
+    with session_on(engine) as spark, suppress(EOFError, BrokenPipeError):
         while True:
-            try:
-                folder, works, log = requests.recv()
-            except EOFError:
-                return
-            os.environ["CRM_SPARK_FAILPOINT_LOG"] = log
+            folder, works = requests.recv()
             requests.send(_failure_of(spark, folder, works))
 
 
