@@ -20,8 +20,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -35,6 +35,10 @@ _HERE = Path(__file__).parent
 _NIGHTS = (1, 2, 3)
 _LONGEST_SECONDS = 300
 _RANDOM_KILLS = 20
+
+
+# A publication: its number, the night whose rows it shows, the content hashes of its tables.
+Shown = dict[str, object]
 
 
 class FaultError(Exception):
@@ -63,22 +67,13 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A publication: its number, the night whose rows it shows, the content hashes of its tables."""
-
-    number: int
-    night: int
-    hashes: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Undisturbed:
     """What a work begins with (None: no lake) and shows in the end when nothing happens, and how long it takes.
 
     Times are those of a process of its own, from when its session stands.
     """
 
-    start: Path | None
+    start: str | None
     shown: Sequence[Shown]
     seconds: float
     step_seconds: Mapping[str, float]
@@ -142,6 +137,8 @@ def main() -> None:
     file = given.scratch / f"results_{_code_hash()}.jsonl"
     if given.fresh:
         file.unlink(missing_ok=True)
+        for known in given.scratch.glob("undisturbed_*"):
+            shutil.rmtree(known)
     faults = []
     try:
         for name in given.engines.split(","):
@@ -218,23 +215,35 @@ def _failure_after(fault: Fault) -> str | None:
 
 
 class Engine:
-    """An engine, and what it leaves of each work when nothing happens, which is found out when it is asked for."""
+    """An engine, and what it leaves of each work when nothing happens.
+
+    That is found out when it is asked for, and kept in the scratch folder.
+    """
 
     def __init__(self, name: str, scratch: Path) -> None:
         self.name = name
         self._scratch = scratch
         self._warm = _WarmProcess(name)
-        self._undisturbed: dict[Work, Undisturbed] = {}
-        self._after_nights: dict[int, Path] = {}
-        self._home = scratch / f"undisturbed_{name}"
-        shutil.rmtree(self._home, ignore_errors=True)
-        self._home.mkdir()
+        self._home = scratch / f"undisturbed_{name}_{_code_hash()}"
+        self._home.mkdir(exist_ok=True)
 
     def undisturbed(self, work: Work) -> Undisturbed:
         """What a work begins with, leaves, and takes."""
-        if work not in self._undisturbed:
-            self._undisturbed[work] = self._run_undisturbed(work)
-        return self._undisturbed[work]
+        file = self._home / f"{work}.json"
+        if not file.exists():
+            part = file.with_suffix(".part")
+            part.write_text(json.dumps(asdict(self._run_undisturbed(work))))
+            part.replace(file)
+        return Undisturbed(**json.loads(file.read_text()))
+
+    def after_nights(self, count: int) -> Path:
+        """The lake that so many nights leave; not to be changed."""
+        kept = self._home / f"night_{count}"
+        if not kept.exists():
+            with self.lake(self.after_nights(count - 1) if count > 1 else None) as lake:
+                self.rerun(lake, f"night {count}")
+                lake.replace(kept)
+        return kept
 
     def rerun(self, lake: Path, *works: str) -> None:
         """Do works in a process that stands ready.
@@ -245,7 +254,7 @@ class Engine:
         self._warm.run(lake, works)
 
     @contextmanager
-    def lake(self, start: Path | None) -> Iterator[Path]:
+    def lake(self, start: Path | str | None) -> Iterator[Path]:
         """A lake of its own, a copy of another if one is named; it stays if what is done with it fails."""
         # Spark remembers what it read of a path.
         folder = Path(tempfile.mkdtemp(prefix=f"{self.name}_", dir=self._scratch))
@@ -287,16 +296,6 @@ class Engine:
             _, errors = process.communicate(timeout=_LONGEST_SECONDS)
         return subprocess.CompletedProcess(process.args, process.returncode, stderr=errors)
 
-    def after_nights(self, count: int) -> Path:
-        """The lake that so many nights leave; not to be changed."""
-        if count not in self._after_nights:
-            lake = self._home / f"night_{count}"
-            if count > 1:
-                shutil.copytree(self.after_nights(count - 1), lake)
-            self.rerun(lake, f"night {count}")
-            self._after_nights[count] = lake
-        return self._after_nights[count]
-
     def _run_undisturbed(self, work: Work) -> Undisturbed:
         folder = Path(tempfile.mkdtemp(dir=self._home))
         start, log = folder / "start" if work.nights_before else None, folder / "steps"
@@ -312,7 +311,7 @@ class Engine:
                 seconds = time.monotonic() - began
             _expect(process.returncode == 0, f"{work} failed without a fault: {errors}")
             self.rerun(lake, *work.then)
-            return Undisturbed(start, shown_in(lake), seconds, _step_seconds(log))
+            return Undisturbed(str(start) if start else None, shown_in(lake), seconds, _step_seconds(log))
 
 
 class _WarmProcess:
@@ -519,11 +518,11 @@ def shown_in(lake: Path) -> list[Shown]:
     """
     stored = PublishedLake(str(lake))
     return [
-        Shown(
-            publication.publication_no,
-            _night_of(stored, publication),
-            {name: pin.content_hash for name, pin in publication.tables.items()},
-        )
+        {
+            "number": publication.publication_no,
+            "night": _night_of(stored, publication),
+            "hashes": {name: pin.content_hash for name, pin in publication.tables.items()},
+        }
         for publication in stored.publications()
     ]
 
@@ -571,10 +570,12 @@ def _files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+@cache
 def _code_hash() -> str:
+    """Taken at the start: who changes the code meanwhile changes no name of what is kept."""
     digest = hashlib.sha256()
     for folder in (Path(crm_spark.__file__).parent, _HERE):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".conf")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
