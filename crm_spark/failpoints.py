@@ -2,21 +2,23 @@
 
 Nothing happens here unless the environment says so:
 
-- CRM_SPARK_FAILPOINT names a step and when, such as `before append of fact_visits`; `during ...` is a moment later.
+- CRM_SPARK_FAILPOINT names a step and when, such as `before append of fact_visits`; `during ...` is a moment later, of
+  CRM_SPARK_FAILPOINT_SECONDS (0.2 by default).
 - CRM_SPARK_FAILPOINT_KILLS says what dies: `group` (this process and all of its group, the default), `python` (this
   process alone: Java may still commit) or `java`.
-- CRM_SPARK_FAILPOINT_LOG names a file to which every step is written as it is reached.
+- CRM_SPARK_FAILPOINT_LOG names a file to which every step is written as it is reached, with the seconds of some clock.
 """
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_MOMENT_SECONDS = 0.2
+_MOMENT_SECONDS = "0.2"
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def step(name: str) -> Iterator[None]:
     """Something that is done or not done; a failpoint stands before it, in its midst and after it."""
     _reach(f"before {name}")
     if _is_set(f"during {name}"):
-        threading.Timer(_MOMENT_SECONDS, _kill).start()
+        threading.Timer(float(os.environ.get("CRM_SPARK_FAILPOINT_SECONDS", _MOMENT_SECONDS)), _kill).start()
     yield
     _reach(f"after {name}")
 
@@ -32,7 +34,7 @@ def step(name: str) -> Iterator[None]:
 def _reach(place: str) -> None:
     if log := os.environ.get("CRM_SPARK_FAILPOINT_LOG"):
         with Path(log).open("a") as places:
-            places.write(f"{place}\n")
+            places.write(f"{time.monotonic():.3f} {place}\n")
     if _is_set(place):
         _kill()
 

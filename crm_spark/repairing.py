@@ -17,6 +17,7 @@ from deltalake.exceptions import DeltaError
 from pyarrow import fs
 
 from crm_spark.errors import LakeError
+from crm_spark.failpoints import step
 from crm_spark.lake import Lake
 from crm_spark.publications import PUBLICATIONS
 
@@ -177,7 +178,8 @@ def _put_aside(folder: _Folder, log: _Log, newest: int, say: Callable[[str], Non
         told["checksums stand there without their commits, or cannot be read"] = sorted(log.stale_checksums)
     for what, names in told.items():
         for log_name in names:
-            folder.put_aside(log_name)
+            with step(f"putting aside of {folder.name}/{log_name}"):
+                folder.put_aside(log_name)
         say(f"{folder.name}: found: {what}; put aside in {folder.name}/{ASIDE}: {', '.join(names)}")
     return bool(told)
 

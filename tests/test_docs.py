@@ -30,6 +30,15 @@ def test_every_column_says_what_it_means() -> None:
     assert all(column.comment.endswith((".", ")")) for column in columns)
 
 
+def test_the_tests_that_the_table_of_faults_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "faults.md").read_text()))
+    defined = {
+        name for path in (ROOT / "tests").glob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert named
+    assert named <= defined
+
+
 def test_table_names_are_unique() -> None:
     names = [table.name for _, tables in LAYER_TABLES for table in tables]
     assert len(names) == len(set(names))

@@ -1,23 +1,30 @@
 """A pipeline of three tables, small enough to be run and killed hundreds of times; what each night leaves is known.
 
-One run is a process: `pipeline.py LAKE NIGHT ENGINE`. A table is replaced, one only grows, and into one rows are
-merged: all ways in which a lake is written.
+One run is a process: `pipeline.py LAKE WORK ENGINE`, which prints a line when its session stands and the work begins.
+In a night a table is replaced, one only grows, and into one rows are merged: all ways in which a lake is written. The
+other works are what an operator does: maintenance, the repair of a table, a rollback.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 import crm_spark.lake
+import crm_spark.maintenance
 import crm_spark.run
 from crm_spark.cli import one_line_errors
 from crm_spark.config import conf_dir, load_config
 from crm_spark.lake import Lake
-from crm_spark.publications import Pin
+from crm_spark.maintenance import maintain
+from crm_spark.publications import Pin, PublishedLake, roll_back
+from crm_spark.repairing import repair
 from crm_spark.run import Run
 from crm_spark.session import build_session, sail_session
 from crm_spark.tables import Column, Table, declared_rows
@@ -52,6 +59,12 @@ TABLES = (SALES, LEDGER, TOTALS)
 Change = Callable[[Pin, Mapping[str, Pin]], tuple[DataFrame, DataFrame | None]]
 _SALES_A_NIGHT = 60
 _FIRST_AT = datetime(2026, 10, 1, tzinfo=UTC)
+# As an operator would have it two nights later: the first publication has expired.
+_MAINTAINED_AT = _FIRST_AT + timedelta(days=3)
+_KEEP_DAYS = 1
+ROLLBACK_COUNT = 50
+# Nearly all code runs once: Java compiles it quickly or not at all, and Spark generates none.
+_SPARK_CONF = Path(__file__).parent / "spark-faults.conf"
 
 
 def sales_of(night: int) -> set[tuple[int, int, int]]:
@@ -65,6 +78,44 @@ def sales_of(night: int) -> set[tuple[int, int, int]]:
         for sale in [sale for sale in standing if now > 1 and sale % 13 == now]:
             del standing[sale]
     return set(standing.values())
+
+
+def do(spark: SparkSession, folder: str, work: str) -> None:
+    """Do a work: `night N`, `maintenance`, `repair TABLE`, `rollback`, or `rollbacks`, one after another."""
+    kind, _, of = work.partition(" ")
+    works: dict[str, Callable[[], None]] = {
+        "night": lambda: run_night(spark, folder, int(of)),
+        "maintenance": lambda: _maintain(Lake(spark, folder)),
+        "repair": lambda: repair(Lake(spark, folder), of, _be_silent),
+        "rollback": lambda: _roll_back(folder),
+        "rollbacks": lambda: _roll_back_often(folder),
+    }
+    works[kind]()
+
+
+def _maintain(lake: Lake) -> None:
+    # Two files are many here, and nothing is waited for.
+    crm_spark.maintenance._MANY_FILES, crm_spark.maintenance._GRACE_HOURS = 2, 0
+    maintain(lake, _MAINTAINED_AT, _KEEP_DAYS, _be_silent)
+
+
+def _roll_back(folder: str) -> None:
+    """Let readers see publication 1 again, if they do not: an operator would look first, too."""
+    lake = PublishedLake(folder)
+    with lake.locked():
+        if lake.require_publication().publication_id != lake.require_publication("1").publication_id:
+            roll_back(lake, "1", _MAINTAINED_AT)
+
+
+def _roll_back_often(folder: str) -> None:
+    lake = PublishedLake(folder)
+    with lake.locked():
+        for number in range(ROLLBACK_COUNT):
+            roll_back(lake, str(number % 2 + 1), _MAINTAINED_AT + timedelta(seconds=number))
+
+
+def _be_silent(_: str) -> None:
+    """What the works tell is for operators."""
 
 
 def run_night(spark: SparkSession, folder: str, night: int) -> None:
@@ -119,11 +170,33 @@ def session_on(engine: str) -> Iterator[SparkSession]:
         with sail_session() as spark:
             yield spark
         return
-    spark = build_session()
+    spark = build_session(_SPARK_CONF)
     yield spark
     spark.stop()
 
 
+def serve(engine: str, requests: Connection) -> None:
+    """Do works in one session, as they are asked for, and answer None or a traceback, until nobody asks any more.
+
+    A request is a lake and the works to be done to it, one after another.
+    """
+    with session_on(engine) as spark, suppress(EOFError, BrokenPipeError):
+        while True:
+            folder, works = requests.recv()
+            requests.send(_failure_of(spark, folder, works))
+
+
+def _failure_of(spark: SparkSession, folder: str, works: Sequence[str]) -> str | None:
+    try:
+        for work in works:
+            do(spark, folder, work)
+    except Exception:  # noqa: BLE001 (whatever it is, the one who asked is told)
+        return traceback.format_exc()
+    return None
+
+
 if __name__ == "__main__":
     with one_line_errors(), session_on(sys.argv[3]) as session:
-        run_night(session, sys.argv[1], int(sys.argv[2]))
+        sys.stdout.write("begins\n")
+        sys.stdout.flush()
+        do(session, sys.argv[1], sys.argv[2])
