@@ -60,9 +60,6 @@ def test_each_engine_takes_up_and_continues_what_the_other_made(spark: SparkSess
     _, log = refreshed(spark, conf, by_spark, last_stage="features")
     assert "facts: 10 tables written" in log[2]
     refresh_on_sail(conf, by_sail, "--from", "facts", "--to", "features")
-    first = contents(spark, by_spark)
-    assert len(first) == len(TABLES)
-    assert contents(spark, by_sail) == first
     _, log = refreshed(spark, conf, by_sail, last_stage="features")
     assert "facts: 0 tables written, 10 unchanged" in log[2]
     assert "features: 0 tables written, 1 unchanged" in log[3]
@@ -77,9 +74,9 @@ def test_each_engine_takes_up_and_continues_what_the_other_made(spark: SparkSess
         refreshed(spark, conf, folder, RUN_AT + timedelta(days=1), last_stage="cleaning")
     refresh_on_sail(conf, by_spark, "--from", "facts", "--to", "features")
     refreshed(spark, conf, by_sail, RUN_AT + timedelta(days=1), last_stage="features")
-    second = contents(spark, by_spark)
-    assert second != first
-    assert contents(spark, by_sail) == second
+    standing = contents(spark, by_spark)
+    assert len(standing) == len(TABLES)
+    assert contents(spark, by_sail) == standing
     _, log = refreshed(spark, conf, by_spark, RUN_AT + timedelta(days=1), last_stage="features")
     assert "facts: 0 tables written, 10 unchanged" in log[2]
     assert "features: 0 tables written, 1 unchanged" in log[3]
