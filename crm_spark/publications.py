@@ -151,12 +151,24 @@ class PublishedLake:
             LakeBusyError: if another process is writing, and still is after `wait_seconds`.
         """
         if self.local_root is None:
-            with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
-                yield
+            try:
+                with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
+                    yield
+            finally:
+                self._lease = None
             return
         self.local_root.mkdir(parents=True, exist_ok=True)
         with file_lock(self.local_root / ".lock", wait_seconds):
             yield
+
+    def require_lease(self) -> None:
+        """Go on only if no other process took over the lake; on a local disk none can.
+
+        Raises:
+            LakeBusyError: if one did while this one paused.
+        """
+        if self._lease is not None:
+            self._lease.require()
 
     @contextmanager
     def next_publications(self) -> Iterator[tuple[DeltaTable, CommitProperties]]:
