@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 
 from crm_spark.commits import changing_spans, commit_info, is_made_of, last_with_rows_of, newest_noted, note_of
 from crm_spark.delta import file_names, read_files, read_rows
-from crm_spark.errors import ContractError, LakeBusyError, LakeError
+from crm_spark.errors import ContractError, LakeError
 from crm_spark.failpoints import step
+from crm_spark.locks import written_by_two
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
 from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, union_of, value_errors
@@ -224,43 +225,31 @@ class Lake(PublishedLake):
         """Declare a table of which this is the newest version, or -1 if there is none; its newest then."""
         path = self.path(table.name)
         return self._commit(
-            f"declaration of {table.name}",
-            path,
-            version + 1,
-            lambda: self._storage.declare(table, path, is_new=version < 0),
+            table, "declaration of", version + 1, lambda: self._storage.declare(table, path, is_new=version < 0)
         )
 
     def _restore(self, table: Table, standing: int, version: int) -> int:
         path = self.path(table.name)
-        return self._commit(
-            f"restoration of {table.name}", path, version + 1, lambda: self._storage.restore(path, standing)
-        )
+        return self._commit(table, "restoration of", version + 1, lambda: self._storage.restore(path, standing))
 
     def _save(self, table: Table, rows: DataFrame, mode: str, head: _Head) -> _Head:
-        path = self.path(table.name)
+        path, note = self.path(table.name), _run_note(head)
         with _constraint_errors(table):
             version = self._commit(
-                f"{mode} of {table.name}",
-                path,
-                head.version,
-                lambda: self._storage.save(path, rows, mode, _run_note(head)),
+                table, f"{mode} of", head.version, lambda: self._storage.save(path, rows, mode, note)
             )
         return replace(head, version=version)
 
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, head: _Head) -> _Head:
-        path = self.path(table.name)
-        # Not every engine makes one commit of it.
-        head = replace(head, version=head.version - 1 + self._storage.merge_commits)
+        last = head.version + self._storage.merge_commits - 1
+        path, note = self.path(table.name), _run_note(replace(head, version=last))
         with _constraint_errors(table):
             version = self._commit(
-                f"merge into {table.name}",
-                path,
-                head.version,
-                lambda: self._storage.merge(table, path, rows, removed, _run_note(head)),
+                table, "merge into", last, lambda: self._storage.merge(table, path, rows, removed, note)
             )
         return replace(head, version=version)
 
-    def _commit(self, what: str, path: str, meant_version: int, commit: Callable[[], None]) -> int:
+    def _commit(self, table: Table, what: str, meant_version: int, commit: Callable[[], None]) -> int:
         """Make the next versions of a table, up to the one that is meant to be its newest; what its newest is then.
 
         Raises:
@@ -268,17 +257,17 @@ class Lake(PublishedLake):
         """
         self.require_lease()
         try:
-            with step(what):
+            with step(f"{what} {table.name}"):
                 commit()
         except Exception as error:
             self.require_lease()  # if it is lost, that is why
             if isinstance(error, DeltaConcurrentModificationException):
-                raise _of_two_writers(path) from None
+                raise written_by_two(table.name) from None
             raise
         self.require_lease()
-        version = DeltaTable(path).version()
+        version = DeltaTable(self.path(table.name)).version()
         if version > meant_version:
-            raise _of_two_writers(path)
+            raise written_by_two(table.name)
         return version
 
     def _lost_files(self, before: Pin, after: Pin) -> bool:
@@ -317,13 +306,6 @@ def _as_head(info: Mapping[str, Any]) -> _Head:
 def _run_note(head: _Head) -> str:
     note = {"fingerprint": head.fingerprint, "declaration": head.declaration, "meant_version": head.version}
     return json.dumps(note | ({"beside": [asdict(pin) for pin in head.beside]} if head.beside else {}))
-
-
-def _of_two_writers(path: str) -> LakeBusyError:
-    return LakeBusyError(
-        f"{path}: found that another process wrote it at the same time, expected to be the only writer; run again when "
-        "the other has ended"
-    )
 
 
 def _raise_if_broken(table: Table, summary: Summary) -> None:

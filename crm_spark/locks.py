@@ -151,6 +151,14 @@ def held_lease(publications: str, wait_seconds: float = 0, lease_seconds: float 
         lease.release()
 
 
+def written_by_two(name: str) -> LakeBusyError:
+    """Another process committed to a table between two looks of this one."""
+    return LakeBusyError(
+        f"{name}: found that another process wrote it at the same time, expected to be the only writer; run again when "
+        "the other has ended"
+    )
+
+
 def _take(publications: str, wait_seconds: float, lease_seconds: float) -> Lease:
     holder = ""
     for may_wait in _tries(wait_seconds):

@@ -17,9 +17,10 @@ from pyarrow import fs
 
 from crm_spark.commits import changing_spans, is_made_of, last_with_rows_of, newest_noted, note_of
 from crm_spark.delta import KEPT_FOREVER
-from crm_spark.errors import LakeBusyError, LakeError
+from crm_spark.errors import LakeError
 from crm_spark.failpoints import step
 from crm_spark.lake import Lake
+from crm_spark.locks import written_by_two
 from crm_spark.publications import PUBLICATIONS, Pin, Publication
 from crm_spark.tables import content_of
 
@@ -215,8 +216,5 @@ def _same_rows(lake: Lake, name: str, commits: int = 1) -> Iterator[tuple[DeltaT
         yield stored, CommitProperties({"userMetadata": note} if note else None, max_commit_retries=0)
     except CommitFailedError:
         lake.require_lease()
-        raise LakeBusyError(
-            f"{name}: found that another process wrote it at the same time, expected to be the only writer; run again "
-            "when the other has ended"
-        ) from None
+        raise written_by_two(name) from None
     lake.require_lease()
