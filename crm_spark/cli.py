@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from crm_spark.config import Config, conf_dir, load_config, parse_date, parse_days, parse_instant
 from crm_spark.doctor import diagnose, find_java_home, fix, print_findings, provide_jdbc_driver
-from crm_spark.errors import ConfigError, CrmSparkError, MachineError, fault_of_machine
+from crm_spark.errors import ConfigError, CrmSparkError, LakeError, MachineError, fault_of_machine
 
 app = typer.Typer(
     help="Customer analytics as one batch job: order lines in, segments, churn and a report out.",
@@ -69,11 +69,22 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = error if isinstance(error, CrmSparkError) else fault_of_machine(error)
+        told = error if isinstance(error, CrmSparkError) else fault_of_machine(error) or _fault_of_lake(error)
         if told is None:
             raise
         Console(stderr=True, highlight=False).print(f"crm-spark: {told}", soft_wrap=True, markup=False)
         sys.exit(told.exit_code)
+
+
+def _fault_of_lake(error: Exception) -> LakeError | None:
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    if not isinstance(error, DeltaError) or isinstance(error, CommitFailedError):
+        return None
+    return LakeError(
+        f"lake: found a table whose log cannot be read ({type(error).__name__}), expected none; run crm-spark verify, "
+        "which names it, and then crm-spark repair TABLE"
+    )
 
 
 @app.command()
@@ -307,13 +318,14 @@ def rollback(
             metavar="NUMBER|ID",
         ),
     ] = None,
+    wait_minutes: WaitOption = 0,
 ) -> None:
     """Publish an older publication again, so that readers see it; in seconds and without Java."""
     from crm_spark.publications import PublishedLake, repeated_numbers, roll_back
 
     opened = PublishedLake(lake)
     opened.require_publication()  # a mistyped lake shall not be made
-    with opened.locked():
+    with opened.locked(60 * wait_minutes):
         done = roll_back(opened, to, datetime.now(UTC))
     older_no = repeated_numbers(opened.publications())[done.publication_no]
     _say(
@@ -337,12 +349,13 @@ def maintain(
         int, typer.Option(help="Keep what was published in so many days; the newest publication stays.", min=1)
     ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Withdraw old publications, put small files together, and clear away what nothing needs any more.
 
-    It waits for nobody: if a refresh is writing the lake, it ends with an error. What kept publications show stays
-    readable, also to those who are reading it; a reader of a publication that is withdrawn may fail from then on.
+    What kept publications show stays readable, also to those who are reading it; a reader of a publication that is
+    withdrawn may fail from then on.
     Files that were written or replaced less than a day ago stay, and so do landed files.
     """
     from crm_spark.maintenance import maintain as maintain_lake
@@ -352,7 +365,7 @@ def maintain(
         opened.require_publication()  # a mistyped lake shall not be made
         if dry_run:
             _say("Nothing is changed. This would be done:")
-        maintain_lake(opened, datetime.now(UTC), keep_days, _say, dry_run=dry_run)
+        maintain_lake(opened, datetime.now(UTC), keep_days, _say, dry_run=dry_run, wait_seconds=60 * wait_minutes)
 
 
 @app.command()
@@ -384,6 +397,7 @@ def verify(lake: LakeOption = "lake", properties_file: PropertiesOption = None) 
 def repair(
     table: Annotated[str, typer.Argument(help="The table, such as clean_orders.")],
     lake: LakeOption = "lake",
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Make a table readable again whose log is damaged: a torn commit, a broken checkpoint, a missing commit.
@@ -394,7 +408,7 @@ def repair(
     from crm_spark.repairing import repair as repair_table
 
     with _opened(lake, properties_file) as opened:
-        repair_table(opened, table, _say)
+        repair_table(opened, table, _say, 60 * wait_minutes)
 
 
 @app.command()

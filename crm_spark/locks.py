@@ -24,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from crm_spark.commits import note_of
-from crm_spark.errors import LakeBusyError
+from crm_spark.errors import LakeBusyError, LakeError
 
 _LEASE_SECONDS = 15 * 60
 _POLL_SECONDS = 1.0
@@ -36,8 +36,15 @@ def file_lock(path: Path, wait_seconds: float = 0) -> Iterator[None]:
 
     Raises:
         LakeBusyError: if another process holds it, and still does after `wait_seconds`.
+        LakeError: if this user may not write the file.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except PermissionError:
+        raise LakeError(
+            f"lake: found that this user may not write {path}, expected the user who made the lake; run as that one, "
+            "or let this one write the lake's folder and all in it"
+        ) from None
     try:
         for may_wait in _tries(wait_seconds):
             try:

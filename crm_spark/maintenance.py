@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from crm_spark.commits import changing_spans, is_made_of, last_with_rows_of, newest_noted, note_of
 from crm_spark.delta import KEPT_FOREVER
-from crm_spark.errors import LakeError
+from crm_spark.errors import LakeError, raise_fault_of_machine
 from crm_spark.failpoints import step
 from crm_spark.lake import Lake
 from crm_spark.locks import written_by_two
@@ -32,16 +32,25 @@ _FILE_BYTES = 128 << 20
 _GRACE_HOURS = 24
 
 
-def maintain(lake: Lake, at: datetime, keep_days: int, say: Callable[[str], None], *, dry_run: bool = False) -> None:
+def maintain(
+    lake: Lake,
+    at: datetime,
+    keep_days: int,
+    say: Callable[[str], None],
+    *,
+    dry_run: bool = False,
+    wait_seconds: float = 0,
+) -> None:
     """Withdraw publications older than some days, but never the newest, and make their tables small and quick to read.
 
     No row of a publication that is kept changes, and the next refresh goes on from where the last one ended. A reader
-    of a withdrawn publication may fail from then on. With `dry_run`, it is told what would be done.
+    of a withdrawn publication may fail from then on. With `dry_run`, it is told what would be done. Who else
+    writes the lake is waited for, up to `wait_seconds`.
 
     Raises:
-        LakeError: if another process is writing, or a table cannot be read.
+        LakeError: if another process is still writing then, or a table cannot be read.
     """
-    with lake.locked():
+    with lake.locked(wait_seconds):
         kept = _withdraw(lake, at - timedelta(days=keep_days), say, dry_run=dry_run)
         needed = _needed_versions(lake, kept)
         _protect(lake, needed, say, dry_run=dry_run)
@@ -171,6 +180,7 @@ def _clear(lake: Lake, name: str, versions: Set[int], *, dry_run: bool) -> list[
             with step(f"clearing of {name}"), _same_rows(lake, name, commits=2) as (stored, properties):
                 stored.vacuum(dry_run=False, commit_properties=properties, **how)
     except DeltaError as error:
+        raise_fault_of_machine(error)
         raise LakeError(
             f"{name}: cannot read one of the versions {keep}, which must stay ({type(error).__name__}); nothing of it "
             "was cleared away; crm-spark verify tells more"

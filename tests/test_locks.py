@@ -121,6 +121,15 @@ def test_a_lock_is_given_back_after_an_error(lake: Lake) -> None:
         pass
 
 
+def test_a_lock_that_this_user_may_not_write_is_told_in_one_line(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("crm_spark.locks.os.open", refuse)
+    with pytest.raises(LakeError, match=r"^lake: found that this user may not write .*\.lock"), lake.locked():
+        pytest.fail("it could not be held")
+
+
 def test_who_waits_gets_the_lock_when_it_is_free(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "lake").mkdir()
     with Writer(HOLD_LOCK, tmp_path / "lake" / ".lock") as other:
