@@ -4,7 +4,8 @@ import socket
 
 import pytest
 from deltalake.exceptions import DeltaError
-from py4j.clientserver import ClientServer, JavaParameters, PythonParameters
+from py4j.clientserver import ClientServerConnection, JavaParameters, PythonParameters
+from py4j.java_gateway import GatewayProperty
 from py4j.protocol import Py4JNetworkError
 
 from crm_spark.cli import main
@@ -38,20 +39,16 @@ def test_what_failed_of_the_machine_is_told(error: Exception, told: str) -> None
     assert told_of(error).endswith("run again")
 
 
-def refused_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_only_a_refused_connection_to_java_is_its_end() -> None:
-    port = refused_port()
-    with pytest.raises(ConnectionRefusedError) as of_others:
-        socket.create_connection(("127.0.0.1", port))
+    with socket.socket() as deaf:  # bound, but nobody listens
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError) as of_others:
+            socket.create_connection(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError) as of_java:
+            gateway = JavaParameters(port=port), PythonParameters(), GatewayProperty(False, None), None
+            ClientServerConnection(*gateway).connect_to_java_server()
     assert fault_of_machine(of_others.value) is None
-    gateway = ClientServer(JavaParameters(port=port), PythonParameters(port=0))
-    with pytest.raises((ConnectionRefusedError, Py4JNetworkError)) as of_java:
-        gateway.jvm.java.lang.System.nanoTime()
     assert told_of(of_java.value).startswith("java: found that Spark's process ended")
 
 

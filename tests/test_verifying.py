@@ -191,6 +191,6 @@ def test_a_machine_that_cannot_read_says_nothing_of_the_lake(broken: Lake, monke
         patch.setattr("crm_spark.verifying.DeltaTable", refused)
         with pytest.raises(MachineFaultError, match=r"^storage: found a file that this user may not read"):
             found_in(broken)
-    monkeypatch.setattr("crm_spark.publications.DeltaTable", refused)
+    monkeypatch.setattr("crm_spark.publications.answer", refused)
     with pytest.raises(MachineFaultError):
         found_in(broken)
