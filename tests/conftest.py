@@ -2,10 +2,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Archives, build_archives
 from pyspark.sql import SparkSession
 from readme import ReadmeRun
 from shop import LATER, refreshed, write_shop
+from standalone import Archives, build_archives
 
 from crm_spark.doctor import provide_jdbc_driver
 from crm_spark.lake import Lake

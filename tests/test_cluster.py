@@ -11,22 +11,33 @@ import cluster_refresh
 import pyarrow as pa
 import pytest
 from builders import read_by_delta_rs
-from cluster import Archives, Cluster, until
 from cluster_changes import COUNT, NUMBERS
 from shop import RUN_AT, SMALLER
+from standalone import ROOT, Archives, Cluster, until
 
 from crm_spark.publications import PublishedLake
 from crm_spark.refresh import LAYER_TABLES
 from crm_spark.tables import Table
 
+# As in the shared session: nearly all code runs once or twice.
+JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+SMALL = {
+    "spark.driver.memory": "1g",
+    "spark.driver.extraJavaOptions": JAVA_OPTIONS,
+    "spark.executor.extraJavaOptions": (
+        f"{JAVA_OPTIONS} -Dlog4j2.configurationFile={(ROOT / 'conf' / 'log4j2.properties').as_uri()}"
+    ),
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+}
 TABLES = {table.name: table for _, tables in LAYER_TABLES for table in tables}
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), "768m", SMALL)
     try:
-        cluster.start()
+        cluster.start(workers=2)
         yield cluster
     finally:
         cluster.stop()
@@ -51,7 +62,7 @@ def test_a_cluster_publishes_what_one_machine_does_and_tells_no_secret(
     for secret in (cluster.secret, cluster.hmac_key):
         assert not any(secret.encode() in text for text in texts)
     executors_say = b"".join(path.read_bytes() for path in written if path.name == "stderr")
-    assert b"authentication enabled" in executors_say
+    assert any("CoarseGrainedExecutorBackend" in line and "-Dspark.authenticate=true" in line for line in seen)
     assert b"Running task" not in executors_say, "what tasks log may be personal"
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from cluster import LIBRARIES, ROOT, Archives, build_archives
 from pyspark.sql import SparkSession
+from standalone import LIBRARIES, ROOT, Archives, build_archives
 
 from crm_spark.cli import main
 from crm_spark.run import LAYERS, code_version

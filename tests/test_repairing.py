@@ -153,10 +153,8 @@ def test_what_stands_after_a_missing_commit_cannot_be_saved(spark: SparkSession,
     stranded = "the commits of versions 3 stand after one that is missing, with no checkpoint between"
     assert any(stranded in line for line in told)
     assert "people: lost: versions 3; version 1 is the newest" in told
-    assert told[-2:] == [
-        "people: no publication is left",
-        "people: next: run crm-spark refresh, which makes what is missing from the landed files",
-    ]
+    assert "people: no publication is left" in told
+    assert told[-1] == "people: next: run crm-spark refresh, which makes what is missing from the landed files"
     assert lake.find(PEOPLE, "f1") == pins[0]
     assert lake.last_publication() is None
     assert people_in(spark, lake) == ["p1"]

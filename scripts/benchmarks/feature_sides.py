@@ -16,18 +16,18 @@ from measuring import tell
 
 _WINDOWS_DAYS = (7, 14, 28, 56, 91, 182, 364)
 LAST_DAY = date(2025, 12, 31)
-_AS_OF = LAST_DAY + timedelta(days=1)
+AS_OF = LAST_DAY + timedelta(days=1)
 
 
 _Span = tuple[date, date]
 
 
 def _days_ago(days: int) -> date:
-    return _AS_OF - timedelta(days=days)
+    return AS_OF - timedelta(days=days)
 
 
 # What names of features end with, and the days from and before which they count.
-_SPANS = {"": (date(1970, 1, 1), _AS_OF)} | {f"_{days}d": (_days_ago(days), _AS_OF) for days in _WINDOWS_DAYS}
+_SPANS = {"": (date(1970, 1, 1), AS_OF)} | {f"_{days}d": (_days_ago(days), AS_OF) for days in _WINDOWS_DAYS}
 _PRIOR_SPANS = {f"_prior_{days}d": (_days_ago(2 * days), _days_ago(days)) for days in _WINDOWS_DAYS}
 _MEASURES_BY_SPAN = (
     "order_count", "active_day_count", "line_count", "return_line_count", "discounted_line_count", "net_amount",
@@ -146,7 +146,7 @@ def _by_crm_spark(spark: Any, lines: str, out: str, told: str, start_seconds: fl
     from crm_spark.features.customers import Cutoff, Ledgers, build_feature_customers, build_next_slice
     from crm_spark.tables import declared_rows
 
-    before, after = (Cutoff(day, datetime(day.year, day.month, day.day, 4, tzinfo=UTC)) for day in (LAST_DAY, _AS_OF))
+    before, after = (Cutoff(day, datetime(day.year, day.month, day.day, 4, tzinfo=UTC)) for day in (LAST_DAY, AS_OF))
     came = spark.read.parquet(lines).withColumn("sign", F.lit(1))
     customers = declared_rows(spark, DIM_CUSTOMERS, [])
 
@@ -261,7 +261,7 @@ def by_duckdb(lines: str, out: str, told: str) -> None:
     with connect_duckdb() as connection:
         connection.execute(
             f"CREATE VIEW lines AS SELECT *, NOT is_return AS is_purchase FROM '{lines}/*.parquet' "
-            f"WHERE happened_on < DATE '{_AS_OF}'"
+            f"WHERE happened_on < DATE '{AS_OF}'"
         )
         connection.execute(f"""
             COPY (
@@ -298,8 +298,8 @@ def by_duckdb(lines: str, out: str, told: str) -> None:
                 )
                 SELECT
                     *, {changes}, {ratios}, {tops},
-                    DATE '{_AS_OF}' - last_purchase_on AS recency_days,
-                    DATE '{_AS_OF}' - first_purchase_on AS tenure_days,
+                    DATE '{AS_OF}' - last_purchase_on AS recency_days,
+                    DATE '{AS_OF}' - first_purchase_on AS tenure_days,
                     gap_spread_days / mean_gap_days AS gap_irregularity,
                     recency_days / mean_gap_days AS overdue_ratio,
                     recency_days - mean_gap_days AS overdue_days,
@@ -319,8 +319,8 @@ def by_polars(lines: str, out: str, told: str) -> None:
 
     Path(out, "next").mkdir()
     began = time.monotonic()
-    day, as_of = pl.col("happened_on"), pl.lit(_AS_OF)
-    rows = pl.scan_parquet(f"{lines}/*.parquet").filter(day < _AS_OF).with_columns(is_purchase=~pl.col("is_return"))
+    day, as_of = pl.col("happened_on"), pl.lit(AS_OF)
+    rows = pl.scan_parquet(f"{lines}/*.parquet").filter(day < AS_OF).with_columns(is_purchase=~pl.col("is_return"))
     is_order, is_return, is_purchase = (pl.col(name) for name in ("is_order_opening", "is_return", "is_purchase"))
     is_discounted = is_purchase & (pl.col("discount_amount") > 0)
     amount, discount, quantity, price = ((pl.col(name) * 10_000).cast(pl.Int64) for name in _E4)
@@ -437,7 +437,7 @@ def by_pandas(lines: str, out: str, told: str) -> None:
     table = pq.read_table(
         lines,
         columns=["happened_on", "happened_hour", "is_return", "is_order_opening", *names, *_E4],
-        filters=pc.field("happened_on") < _AS_OF,
+        filters=pc.field("happened_on") < AS_OF,
     )
     tells_quantity = table["quantity"].is_valid().to_numpy()
     for name in _E4:
@@ -530,7 +530,7 @@ def by_pandas(lines: str, out: str, told: str) -> None:
     }
     for name, (_, whole) in _TOPS.items():
         made[f"{name}_share"] /= made[whole]
-    recency, tenure = ((pd.Timestamp(_AS_OF) - made[f"{which}_purchase_on"]).dt.days for which in ("last", "first"))
+    recency, tenure = ((pd.Timestamp(AS_OF) - made[f"{which}_purchase_on"]).dt.days for which in ("last", "first"))
     derived |= {
         "recency_days": recency,
         "tenure_days": tenure,

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from duckdb import DuckDBPyConnection
-from feature_sides import LAST_DAY, SIDES, connect_duckdb
+from feature_sides import SIDES, connect_duckdb
 from measuring import Measured, parser_of, run_side, say
+from order_lines import DAYS, customers_of, generated
 
-_DAYS = 1096
 _CRM_SPARK = ("spark", "sail")
 _STEPS = ("build", "rebuild", "next")
 # Not compared: the customer, and what a slice is of.
@@ -47,71 +47,16 @@ def main() -> None:
     if (given.skew or given.history) and not ours:
         parser.error(f"--skew and --history: expected one of these among --sides: {', '.join(_CRM_SPARK)}")
     with tempfile.TemporaryDirectory(prefix="crm_spark_bench_") as scratch:
-        work, customers = Path(scratch), given.customers or max(100, given.lines // 80)
+        work, customers = Path(scratch), given.customers or customers_of(given.lines)
         data = given.data or work / "data"
-        even = _generated(data, given.lines, customers)
+        even = generated(data, given.lines, customers)
         _compare_sides(even, work, sides, given.rounds)
         if given.skew:
-            skewed = _generated(data, given.lines, customers, half_on_one=True)
+            skewed = generated(data, given.lines, customers, half_on_one=True)
             _compare_data("half of all lines on one customer", even, skewed, work, ours, _STEPS, given.rounds)
         if given.history:
-            longer = _generated(data, 5 * given.lines, customers, days=5 * _DAYS)
+            longer = generated(data, 5 * given.lines, customers, days=5 * DAYS)
             _compare_data("five times the days of the same customers", even, longer, work, ours, ["next"], given.rounds)
-
-
-def _generated(data: Path, lines: int, customers: int, *, days: int = _DAYS, half_on_one: bool = False) -> Path:
-    """Lines of orders of eight over so many days, the latest last, with the columns of the facts layer.
-
-    Of 200 products one has no category and ten no usual price; of 50 lines one has no store and one tells no units.
-    """
-    folder = data / f"order_lines_{lines}_{customers}_{days}{'_skewed' if half_on_one else ''}"
-    if folder.exists():
-        return folder
-    say(f"generating {lines:,} order lines in {data}")
-    unfinished = folder.with_suffix(".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    orders = max(1, lines // 8)
-    someone = f"hash(order_no, 1) % {customers}"
-    customer = f"CASE WHEN hash(order_no, 12) % 2 = 0 THEN 0 ELSE {someone} END" if half_on_one else someone
-    with connect_duckdb() as connection:
-        connection.execute(f"""
-            COPY (
-                WITH orders AS (
-                    SELECT
-                        order_no, {customer} AS customer_no, order_no * {days} // {orders} AS day_no,
-                        hash(order_no, 3) % 86400 AS second, hash(order_no, 4) % 100 AS store_no
-                    FROM range({orders}) AS numbers(order_no)
-                ), drawn AS (
-                    SELECT
-                        *, hash(order_no, line, 6) % 20000 AS product_no, hash(order_no, line, 8) % 50 = 0 AS is_return,
-                        if(hash(order_no, line, 14) % 50 = 0, NULL, 1 + hash(order_no, line, 7) % 3) AS units,
-                        CAST(DATE '{LAST_DAY}' - {days - 1} + CAST(day_no AS INTEGER) AS DATE) AS happened_on
-                    FROM orders, range(8) AS lines(line)
-                ), dated AS (
-                    SELECT *, CAST(happened_on AS TIMESTAMP) + second * INTERVAL 1 SECOND AS happened_at FROM drawn
-                )
-                SELECT
-                    'o' || order_no AS order_id, line AS line_no,
-                    'c' || lpad(customer_no::VARCHAR, 8, '0') AS customer_id,
-                    happened_at AT TIME ZONE 'UTC' AS happened_at, happened_on,
-                    CAST(second // 3600 AS INTEGER) AS happened_hour,
-                    happened_at AT TIME ZONE 'UTC' AS known_at, 'p' || product_no AS product_id,
-                    if(product_no % 200 = 0, NULL, 'k' || product_no % 30) AS category,
-                    if(hash(order_no, line, 13) % 50 = 0, NULL, 's' || store_no) AS store_id,
-                    CASE order_no % 3 WHEN 0 THEN 'web' WHEN 1 THEN 'shop' ELSE 'app' END AS channel,
-                    CAST(if(is_return, -1, 1) * units AS DECIMAL(18, 4)) AS quantity,
-                    CAST(if(product_no % 20 = 0, NULL, product_no % 977 + 1) / 100 AS DECIMAL(18, 4)) AS usual_price,
-                    CAST(if(is_return, -1, 1) * (hash(order_no, line, 9) % 200000) / 10000 AS DECIMAL(18, 4)) AS amount,
-                    CAST(
-                        if(hash(order_no, line, 10) % 4 = 0, hash(order_no, line, 11) % 20000, 0) / 10000
-                        AS DECIMAL(18, 4)
-                    ) AS discount_amount,
-                    is_return, line = 0 AND NOT is_return AS is_order_opening
-                FROM dated ORDER BY happened_on
-            ) TO '{unfinished}' (FORMAT parquet, PER_THREAD_OUTPUT true)""")
-    unfinished.rename(folder)
-    return folder
 
 
 def _compare_sides(lines: Path, work: Path, sides: list[str], rounds: int) -> None:

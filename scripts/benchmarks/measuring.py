@@ -8,7 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,24 +43,15 @@ def run_side(script: str, side: str, *paths: Path) -> Measured:
         command = [sys.executable, script, "--side", side, *map(str, paths), told.name]
         process = subprocess.Popen(command, start_new_session=True)
         os.sched_setaffinity(process.pid, sorted(os.sched_getaffinity(0))[:_CORES])
-        peak_mib, ended = [0.0], threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(0.2):
-                peak_mib[0] = max(peak_mib[0], _memory_mib(process.pid))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            code = process.wait()
-        finally:
-            ended.set()
-            watcher.join()
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+        with watched(lambda: {side: memory_mib(processes_of(process.pid))}) as peaks:
+            try:
+                code = process.wait()
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
         if code:
             sys.exit(f"{side} ended with {code}")
-        return Measured(json.loads(Path(told.name).read_text()), peak_mib[0])
+        return Measured(json.loads(Path(told.name).read_text()), peaks.get(side, 0.0))
 
 
 def tell(told: str, **seconds: float) -> None:
@@ -73,13 +65,41 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _memory_mib(session: int) -> float:
-    pages = 0
+@contextmanager
+def watched(look: Callable[[], Mapping[str, float]], every_seconds: float = 0.2) -> Iterator[dict[str, float]]:
+    """The greatest number of each name that `look` has told, complete once the block is left."""
+    peaks: dict[str, float] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_seconds):
+            for name, number in look().items():
+                peaks[name] = max(peaks.get(name, 0.0), number)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def processes_of(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            pages += int(fields[21])
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended since
+            state, _, _, of_session, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(of_session) == session and state not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def memory_mib(processes: Iterable[int]) -> float:
+    """What processes hold in memory, all together."""
+    pages = 0
+    for process in processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * _PAGE_MIB

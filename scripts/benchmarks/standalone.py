@@ -7,33 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pyspark
+from measuring import processes_of
 
 from crm_spark.doctor import find_java_home
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 _Found = TypeVar("_Found")
 _SPARK = Path(pyspark.__file__).parent
 # Named in PYTHONPATH to a Python that starts with -S, it gives the libraries, but no editable installation of this.
 LIBRARIES = _SPARK.parent
 _HANGS_AFTER_SECONDS = 900
-# As in the shared session: nearly all code runs once or twice.
-_JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
-_SMALL = {
-    "spark.driver.memory": "1g",
-    "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
-    "spark.executor.cores": "1",
-    "spark.executor.memory": "768m",
-    "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
-    "spark.sql.shuffle.partitions": "2",
-    "spark.databricks.delta.snapshotPartitions": "1",
-}
 _DRIVER_PYTHON = """\
 #!/bin/sh
 exec {python} -S "$@"
@@ -63,7 +53,7 @@ class Started:
 
     def kill(self) -> None:
         """End it and all that it started: executors and their Python workers have groups of their own."""
-        while left := _processes_of(self.process.pid):
+        while left := processes_of(self.process.pid):
             for process in left:
                 os.kill(process, signal.SIGKILL)
             self.process.wait()
@@ -76,18 +66,28 @@ class Started:
 
 
 class Cluster:
-    """A master and workers under one folder; a secret that is in its settings alone."""
+    """A master and workers under one folder; a secret that is in its settings alone.
 
-    def __init__(self, folder: Path) -> None:
+    Each worker has room for one executor, of `executor_memory`; `settings` are those of jobs, beside
+    conf/spark-cluster.conf.
+    """
+
+    def __init__(self, folder: Path, executor_memory: str, settings: Mapping[str, str]) -> None:
         self.folder = folder
         self.secret, self.hmac_key = secrets.token_hex(16), secrets.token_hex(16)
         self.events = folder / "events"
+        self._settings = {
+            **settings,
+            "spark.executor.cores": "1",
+            "spark.executor.memory": executor_memory,
+            "spark.eventLog.dir": self.events.as_uri(),
+        }
         self._started: list[Started] = []
         for name in ("conf", "events", "logs"):
             (folder / name).mkdir()
-        settings = folder / "conf" / "spark-defaults.conf"
-        settings.touch(mode=0o600)
-        settings.write_text(
+        defaults = folder / "conf" / "spark-defaults.conf"
+        defaults.touch(mode=0o600)
+        defaults.write_text(
             "spark.authenticate true\nspark.network.crypto.enabled true\n"
             "spark.network.crypto.cipher AES/GCM/NoPadding\n"
             f"spark.authenticate.secret {self.secret}\nspark.hadoop.hmac.key {self.hmac_key}\n"
@@ -103,12 +103,12 @@ class Cluster:
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_LOCAL_DIRS": str(folder / "scratch"),
             "SPARK_DAEMON_MEMORY": "256m",
-            "SPARK_DAEMON_JAVA_OPTS": _JAVA_OPTIONS,
+            "SPARK_DAEMON_JAVA_OPTS": "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
             "SPARK_MASTER_HOST": "127.0.0.1",
             "SPARK_MASTER_PORT": "0",
             "SPARK_MASTER_WEBUI_PORT": "0",
             "SPARK_WORKER_CORES": "1",
-            "SPARK_WORKER_MEMORY": "1g",
+            "SPARK_WORKER_MEMORY": executor_memory,
             "SPARK_WORKER_DIR": str(folder / "work"),
             "SPARK_WORKER_WEBUI_PORT": "0",
             "PYSPARK_PYTHON": sys.executable,
@@ -117,16 +117,18 @@ class Cluster:
         }
         self.workers: list[Started] = []
 
-    def start(self) -> None:
-        """Start the master and two workers."""
+    def start(self, workers: int, cores: Sequence[int] = ()) -> None:
+        """Start the master and workers, each of which has one of `cores` to itself; without them, any."""
         master = self._start("master", [_SPARK / "bin" / "spark-class", "org.apache.spark.deploy.master.Master"])
         self.url = until(lambda: re.search(r"Starting Spark master at (spark://\S+)", master.log.read_text()))[1]
-        self.add_workers(2)
+        self.add_workers(workers, cores)
 
-    def add_workers(self, count: int) -> None:
+    def add_workers(self, count: int, cores: Sequence[int] = ()) -> None:
         """Start workers and wait until the master knows them."""
         command = [_SPARK / "bin" / "spark-class", "org.apache.spark.deploy.worker.Worker", self.url]
         new = [self._start("worker", command) for _ in range(count)]
+        for worker, core in zip(new, cores, strict=False):
+            os.sched_setaffinity(worker.process.pid, {core})  # what it starts has the same
         for worker in new:
             until(lambda worker=worker: "Successfully registered with master" in worker.log.read_text())
         self.workers += new
@@ -134,8 +136,7 @@ class Cluster:
     @contextmanager
     def submitted(self, archive: Path, job: Path, *arguments: str) -> Iterator[Started]:
         """A job that runs with the package from an archive; it is ended when the block is left."""
-        small = _SMALL | {"spark.eventLog.dir": self.events.as_uri()}
-        settings = [part for key, value in small.items() for part in ("--conf", f"{key}={value}")]
+        settings = [part for key, value in self._settings.items() for part in ("--conf", f"{key}={value}")]
         command = [_SPARK / "bin" / "spark-submit", "--master", self.url, "--load-spark-defaults"]
         command += ["--properties-file", ROOT / "conf" / "spark-cluster.conf", *settings]
         started = self._start("submit", [*command, "--py-files", archive, job, *arguments])
@@ -146,11 +147,12 @@ class Cluster:
 
     def command_lines(self) -> list[str]:
         """Those of all processes of the cluster and its jobs."""
-        lines = []
-        for process in [process for started in self._started for process in _processes_of(started.process.pid)]:
-            with suppress(FileNotFoundError, ProcessLookupError):  # it may have ended since
-                lines.append(Path("/proc", str(process), "cmdline").read_text().replace("\0", " "))
-        return lines
+        return [_command_line(process) for started in self._started for process in processes_of(started.process.pid)]
+
+    def executors(self) -> list[int]:
+        """The processes that workers run tasks in."""
+        processes = [process for worker in self.workers for process in processes_of(worker.process.pid)]
+        return [process for process in processes if "CoarseGrainedExecutorBackend" in _command_line(process)]
 
     def stop(self) -> None:
         for started in self._started:
@@ -172,23 +174,17 @@ class Cluster:
         return self._started[-1]
 
 
+def _command_line(process: int) -> str:
+    try:
+        return Path("/proc", str(process), "cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since
+        return ""
+
+
 def until(look: Callable[[], _Found], seconds: float = 300) -> _Found:
     """What is looked for, as soon as it is there."""
     ends_at = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < ends_at, f"not there after {seconds} s"
         time.sleep(0.05)
-    return found
-
-
-def _processes_of(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, of_session, *_ = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(of_session) == session and state not in "ZX":
-            found.append(int(stat.parent.name))
     return found
