@@ -45,9 +45,10 @@ def test_only_a_refused_connection_to_java_is_its_end() -> None:
         port = deaf.getsockname()[1]
         with pytest.raises(ConnectionRefusedError) as of_others:
             socket.create_connection(("127.0.0.1", port))
+        gateway = JavaParameters(port=port), PythonParameters(), GatewayProperty(False, None), None
+        to_java = ClientServerConnection(*gateway)
         with pytest.raises(ConnectionRefusedError) as of_java:
-            gateway = JavaParameters(port=port), PythonParameters(), GatewayProperty(False, None), None
-            ClientServerConnection(*gateway).connect_to_java_server()
+            to_java.connect_to_java_server()
     assert fault_of_machine(of_others.value) is None
     assert told_of(of_java.value).startswith("java: found that Spark's process ended")
 
