@@ -1,6 +1,5 @@
 """The command `crm-spark`: thin, like the jobs; every subcommand parses, calls one function and prints."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as RichTable
 
 from crm_spark.config import Config, conf_dir, load_config, parse_date, parse_days, parse_instant
 from crm_spark.doctor import diagnose, find_java_home, fix, print_findings, provide_jdbc_driver
-from crm_spark.errors import ConfigError, CrmSparkError, MachineError, fault_of_machine
+from crm_spark.endings import one_line_errors
+from crm_spark.errors import ConfigError, CrmSparkError, MachineError
+from crm_spark.printing import print_preview, print_publications, print_replay, print_rows, say
 
 app = typer.Typer(
     help="Customer analytics as one batch job: order lines in, segments, churn and a report out.",
@@ -50,7 +49,6 @@ PublicationOption = Annotated[
         "--publication", help="An older publication: its number, or its id or how that begins.", metavar="NUMBER|ID"
     ),
 ]
-_LEFT: Any = {"title_justify": "left", "title_style": "bold"}
 _DEMO_QUERY = (
     "SELECT segment_name, count(*) AS customers, round(avg(churn_probability), 3) AS mean_churn_probability "
     "FROM mart_customer_360 GROUP BY segment_name ORDER BY customers DESC"
@@ -61,19 +59,6 @@ def main() -> None:
     """Run the command."""
     with one_line_errors():
         app()
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What a user or an operator can mend ends in one line, and in an exit code that tells who may try again."""
-    try:
-        yield
-    except Exception as error:
-        told = error if isinstance(error, CrmSparkError) else fault_of_machine(error)
-        if told is None:
-            raise
-        Console(stderr=True, highlight=False).print(f"crm-spark: {told}", soft_wrap=True, markup=False)
-        sys.exit(told.exit_code)
 
 
 @app.command()
@@ -167,17 +152,19 @@ def check_source(
     names = [only] if only else list(config.sources)
     if only and only not in config.sources:
         raise ConfigError(f"--source: found {only!r}, expected one of: {', '.join(sorted(config.sources))}")
-    from crm_spark.cleaning.rules import check_rules
+    from crm_spark.cleaning.preview import preview_source
+    from crm_spark.cleaning.rules import check_rules, site_rules
 
     faults = []
     with _session(properties_file, config) as spark:
         check_rules(spark, config)
         for name in names:
             try:
-                _print_preview(spark, name, config)
+                source = config.sources[name]
+                print_preview(name, preview_source(spark, name, source, site_rules(config, source.entity)))
             except CrmSparkError as error:
                 faults.append(name)
-                _say(f"\n{error}")
+                say(f"\n{error}")
     if faults:
         raise CrmSparkError(f"{len(faults)} of {len(names)} sources need mending, as told above")
 
@@ -199,18 +186,7 @@ def replay_rejected(
     config = load_config(conf, settings or (), lake=lake)
     with _session(properties_file, config) as spark, RunProgress() as progress:
         replayed = replay(spark, config, datetime.now(UTC), progress)
-    if not replayed.rows:
-        _say("The quarantine is as it was: for the files before, no row has left it, joined it, or is in it otherwise.")
-        return
-    shown = RichTable("entity", "was rejected for", "is rejected for", "rows", title="Quarantine", **_LEFT)
-    for rows in replayed.rows:
-        reasons = (", ".join(names) or "-" for names in (rows.reasons_before, rows.reasons))
-        shown.add_row(rows.entity, *reasons, str(rows.row_count))
-    Console().print(shown)
-    for entity, outcomes in replayed.outcomes.items():
-        changes = ", ".join(f"{outcome} {change:+}" for outcome, change in outcomes.items() if change)
-        _say(f"{entity}: {changes or 'nothing else changed'}")
-    _say("Nothing is published yet: crm-spark refresh does that.")
+    print_replay(replayed)
 
 
 @app.command()
@@ -226,7 +202,7 @@ def report(
     publication: PublicationOption = None,
 ) -> None:
     """Write the report of the last publication, or of an older one: one HTML file that needs no network."""
-    _say(f"report: {_write_report(lake, out, language, publication)}")
+    say(f"report: {_write_report(lake, out, language, publication)}")
 
 
 @app.command()
@@ -241,7 +217,7 @@ def sql(
     statements = _views(lake, publication)  # before Spark starts, which takes seconds
     with _session(properties_file) as spark:
         _run_all(spark, statements)
-        _print_rows(spark, query, limit)
+        print_rows(spark, query, limit)
 
 
 @app.command()
@@ -268,32 +244,11 @@ def publications(
     limit: Annotated[int, typer.Option(help="List at most so many.", min=1)] = 20,
 ) -> None:
     """List what has been published, the newest first: that is what readers see. Times are in UTC."""
-    from crm_spark.publications import PublishedLake, repeated_numbers
+    from crm_spark.publications import PublishedLake
 
     opened = PublishedLake(lake)
     opened.require_publication()
-    stored = opened.publications()
-    repeats = repeated_numbers(stored)
-    shown = RichTable("no", title="Publications", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **_LEFT)
-    shown.add_column("id", overflow="fold")
-    for name in ("published at", "as of", "known until"):
-        shown.add_column(name, min_width=len("2026-11-01"))
-    for name in ("tables", "rows", "repeats"):
-        shown.add_column(name, justify="right")
-    for found in stored[: -limit - 1 : -1]:
-        shown.add_row(
-            str(found.publication_no),
-            found.publication_id,
-            f"{found.published_at:%Y-%m-%d %H:%M}",
-            f"{found.as_of}",
-            f"{found.known_until:%Y-%m-%d %H:%M}",
-            str(len(found.tables)),
-            f"{found.row_count:,}",
-            str(repeats.get(found.publication_no, "")),
-        )
-    Console().print(shown)
-    if len(stored) > limit:
-        _say(f"{len(stored) - limit} older ones are not shown; --limit {len(stored)} shows all.")
+    print_publications(opened.publications(), limit)
 
 
 @app.command()
@@ -307,16 +262,17 @@ def rollback(
             metavar="NUMBER|ID",
         ),
     ] = None,
+    wait_minutes: WaitOption = 0,
 ) -> None:
     """Publish an older publication again, so that readers see it; in seconds and without Java."""
     from crm_spark.publications import PublishedLake, repeated_numbers, roll_back
 
     opened = PublishedLake(lake)
     opened.require_publication()  # a mistyped lake shall not be made
-    with opened.locked():
+    with opened.locked(60 * wait_minutes):
         done = roll_back(opened, to, datetime.now(UTC))
     older_no = repeated_numbers(opened.publications())[done.publication_no]
-    _say(
+    say(
         f"publication {done.publication_no} ({done.publication_id}) published: it repeats {older_no}, as of "
         f"{done.as_of}; readers see that from now on.\n"
         "No table was changed. The next refresh goes on from what was built last and publishes what its files and "
@@ -337,12 +293,13 @@ def maintain(
         int, typer.Option(help="Keep what was published in so many days; the newest publication stays.", min=1)
     ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Withdraw old publications, put small files together, and clear away what nothing needs any more.
 
-    It waits for nobody: if a refresh is writing the lake, it ends with an error. What kept publications show stays
-    readable, also to those who are reading it; a reader of a publication that is withdrawn may fail from then on.
+    What kept publications show stays readable, also to those who are reading it; a reader of a publication that is
+    withdrawn may fail from then on.
     Files that were written or replaced less than a day ago stay, and so do landed files.
     """
     from crm_spark.maintenance import maintain as maintain_lake
@@ -351,8 +308,8 @@ def maintain(
     with _opened(uri, properties_file) as opened:
         opened.require_publication()  # a mistyped lake shall not be made
         if dry_run:
-            _say("Nothing is changed. This would be done:")
-        maintain_lake(opened, datetime.now(UTC), keep_days, _say, dry_run=dry_run)
+            say("Nothing is changed. This would be done:")
+        maintain_lake(opened, datetime.now(UTC), keep_days, say, dry_run=dry_run, wait_seconds=60 * wait_minutes)
 
 
 @app.command()
@@ -368,22 +325,23 @@ def verify(lake: LakeOption = "lake", properties_file: PropertiesOption = None) 
     with _opened(lake, properties_file) as opened, Console(stderr=True).status("verify") as status:
         count = 0
         for finding in verify_lake(opened, lambda what: status.update(escape(what))):
-            _say(finding)
+            say(finding)
             count += 1
         newest = opened.require_publication()
     if count:
-        _say(
+        say(
             f"{count} findings. A damaged log: crm-spark repair TABLE. Missing or damaged files: restore them from a "
             "backup, or let readers see a publication that has all of its own by crm-spark rollback."
         )
         raise typer.Exit(1)
-    _say(f"{lake} is whole, up to publication {newest.publication_no}: {len(newest.tables)} tables")
+    say(f"{lake} is whole, up to publication {newest.publication_no}: {len(newest.tables)} tables")
 
 
 @app.command()
 def repair(
     table: Annotated[str, typer.Argument(help="The table, such as clean_orders.")],
     lake: LakeOption = "lake",
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Make a table readable again whose log is damaged: a torn commit, a broken checkpoint, a missing commit.
@@ -394,7 +352,7 @@ def repair(
     from crm_spark.repairing import repair as repair_table
 
     with _opened(lake, properties_file) as opened:
-        repair_table(opened, table, _say)
+        repair_table(opened, table, say, 60 * wait_minutes)
 
 
 @app.command()
@@ -411,8 +369,8 @@ def demo(
         _run_refresh(spark, config, "sources", "marts")
         path = _write_report(lake, None, language)
         _run_all(spark, _views(lake))
-        _say("\nSegments")
-        _print_rows(
+        say("\nSegments")
+        print_rows(
             spark,
             "SELECT segment_name AS segment, customer_count AS customers, "
             "round(100 * net_amount_share, 1) AS `revenue %`, int(round(mean_recency_days)) AS `days idle`, "
@@ -420,9 +378,9 @@ def demo(
             "FROM mart_segment_profiles ORDER BY net_amount DESC, segment_name",
             limit=20,
         )
-        _say(f"Lake:   {Path(lake).absolute()}\nReport: {path.absolute()}\n\nTry a query:")
-        _say(f'  scripts/sql --lake {lake} "{_DEMO_QUERY}"')
-        _print_rows(spark, _DEMO_QUERY, limit=20)
+        say(f"Lake:   {Path(lake).absolute()}\nReport: {path.absolute()}\n\nTry a query:")
+        say(f'  scripts/sql --lake {lake} "{_DEMO_QUERY}"')
+        print_rows(spark, _DEMO_QUERY, limit=20)
 
 
 @app.command()
@@ -441,8 +399,8 @@ def generate(
     from crm_spark.generator.shop import Plan
 
     with _session(properties_file) as spark:
-        generate_files(spark, Plan(customers, lines, days, seed, dirt), out, _say)
-    _say(f"\nTake it in:  crm-spark refresh --conf {out}/{SETTINGS_FILE} --lake LAKE")
+        generate_files(spark, Plan(customers, lines, days, seed, dirt), out, say)
+    say(f"\nTake it in:  crm-spark refresh --conf {out}/{SETTINGS_FILE} --lake LAKE")
 
 
 @app.command()
@@ -482,44 +440,7 @@ def _run_refresh(spark: Any, config: Config, first_stage: str, last_stage: str, 
         refreshed = refresh_lake(spark, config, datetime.now(UTC), progress, first_stage, last_stage, **options)
     if refreshed.publication is not None:
         number, identifier = refreshed.publication.publication_no, refreshed.publication.publication_id
-        _say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
-
-
-def _print_preview(spark: Any, name: str, config: Config) -> None:
-    from crm_spark.cleaning.preview import preview_source
-    from crm_spark.cleaning.rules import site_rules
-
-    source = config.sources[name]
-    preview = preview_source(spark, name, source, site_rules(config, source.entity))
-    files = {0: "a table", 1: "1 file"}.get(preview.file_count, f"the first of {preview.file_count} files")
-    _say(f"\nsources.{name} gives {preview.entity}: {preview.row_count} rows of {preview.file_name} ({files})\n")
-    columns = RichTable("column of the file", "looks like", "filled", "used by", title="What came", **_LEFT)
-    for column in preview.columns:
-        used_by = ", ".join(column.used_by)
-        columns.add_row(escape(column.name), column.looks_like, f"{column.filled_share:.0%}", used_by)
-    shown_count = max(map(len, preview.shown.values()), default=0)
-    mapped = RichTable(title="What it becomes (times in UTC)", **_LEFT)
-    mapped.add_column(f"column of\n{preview.entity}", no_wrap=True)
-    for number in range(1, shown_count + 1):
-        mapped.add_column(f"good\nrow {number}", overflow="fold")
-    for entity_column, values in preview.shown.items():
-        mapped.add_row(entity_column, *map(escape, values))
-    console = Console()
-    console.print(columns)
-    console.print(mapped)
-    if preview.lacks_known_at:
-        _say("Mind: known_at has no mapping; rows count as learned when they are taken in, however old they are.")
-    for rule, count in preview.warnings.items():
-        _say(f"Warned of by rules.{rule}: {count} of the good rows.")
-    bad_count = preview.row_count - preview.good_count
-    for entity_column, count in preview.lost_counts.items():
-        _say(f"Mind: {entity_column} is NULL in {count} good rows in which the file has a value.")
-    _say(f"Good rows: {preview.good_count} (keys are compared later, over all files). Rejected rows: {bad_count}.")
-    if preview.rejections:
-        reasons = RichTable("reason", "rows", "such as", title="What is rejected, and why", **_LEFT)
-        for rejection in preview.rejections:
-            reasons.add_row(rejection.reason, str(rejection.row_count), escape(rejection.example or ""))
-        console.print(reasons)
+        say(f"publication {number} ({identifier}) {'published' if refreshed.is_new else 'stands: nothing changed'}")
 
 
 def _write_report(lake: str, out: Path | None, language: str, publication: str | None = None) -> Path:
@@ -546,21 +467,6 @@ def _views(lake: str, publication: str | None = None, schema: str | None = None)
 def _run_all(spark: Any, statements: list[str]) -> None:
     for statement in statements:
         spark.sql(statement)
-
-
-def _print_rows(spark: Any, query: str, limit: int) -> None:
-    from pyspark.errors import AnalysisException
-
-    try:
-        rows = spark.sql(query)
-    except AnalysisException as error:
-        raise CrmSparkError(f"sql: {error.getMessage() or error}".splitlines()[0]) from None
-    shown = RichTable()
-    for name in rows.columns:
-        shown.add_column(escape(name), overflow="fold")
-    for row in rows.limit(limit).collect():
-        shown.add_row(*("NULL" if value is None else escape(str(value)) for value in row))
-    Console().print(shown)
 
 
 @contextmanager
@@ -597,7 +503,7 @@ def _session(properties_file: Path | None, config: Config | None = None) -> Iter
     from crm_spark.session import build_session
 
     if config and any(source.format == "jdbc" for source in config.sources.values()):
-        provide_jdbc_driver(_say)
+        provide_jdbc_driver(say)
     spark = build_session(properties_file)
     try:
         yield spark
@@ -612,7 +518,3 @@ def _opened(lake: str, properties_file: Path | None) -> Iterator[Any]:
         from crm_spark.lake import Lake
 
         yield Lake(spark, lake)
-
-
-def _say(text: str) -> None:
-    Console(highlight=False).print(text, soft_wrap=True, markup=False)

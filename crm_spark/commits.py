@@ -31,12 +31,18 @@ def commit_info(path: str, version: int) -> dict[str, Any]:
 
 
 def note_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run noted in its commit; nothing in a commit of others."""
+    """What a run noted in its commit; nothing in a commit of others.
+
+    Nothing, too, if the commit is a later version than it was meant to be: Delta put it behind those that others
+    committed meanwhile, and it does not hold what its note says.
+    """
     try:
         note = json.loads(info.get("userMetadata") or "{}")
     except ValueError:  # others write there what they like
         return {}
-    return note if isinstance(note, dict) else {}
+    if not isinstance(note, dict) or note.get("meant_version", info["version"]) < info["version"]:
+        return {}
+    return note
 
 
 def is_made_of(path: str, version: int, fingerprint: str) -> bool:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from delta.exceptions import DeltaConcurrentModificationException
 from deltalake import DeltaTable
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -18,6 +19,7 @@ from crm_spark.commits import changing_spans, commit_info, is_made_of, last_with
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.failpoints import step
+from crm_spark.locks import written_by_two
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake, append_publication
 from crm_spark.storage import MERGE_PREFIX, storage_on
 from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, union_of, value_errors
@@ -58,13 +60,12 @@ class Lake(PublishedLake):
         """
         rows = conform(rows, table)
         head = self._head(table.name)
-        mode = "overwrite"
+        version, mode = head.version if head else -1, "overwrite"
         if head is None or head.declaration != table.declaration_hash:
-            with step(f"declaration of {table.name}"):
-                self._storage.declare(table, self.path(table.name), is_new=head is None)
+            version = self._declare(table, version)
             mode = "append"  # To overwrite, Delta would first look for files to replace; there are none.
-        self._save(table, rows, mode, _commit_note(table, fingerprint, beside))
-        return self._checked_head(table, fingerprint)
+        head = self._save(table, rows, mode, _Head(version + 1, fingerprint, table.declaration_hash, beside))
+        return self._checked(table, head)
 
     def change(
         self,
@@ -91,17 +92,13 @@ class Lake(PublishedLake):
             kept = self.read(base).join(gone, key, "left_anti")
             return self.write(table, kept.unionByName(rows), fingerprint, beside)
         head = self._head(table.name)
+        version = head.version if head else -1
         standing = last_with_rows_of(self.path(table.name), base.version)
-        if head is None or head.version != standing:
+        if version != standing:
             # What a run wrote that was not completed is no part of this version.
-            with step(f"restoration of {table.name}"):
-                self._storage.restore(self.path(table.name), standing)
-        note = _commit_note(table, fingerprint, beside)
-        if removed is None:
-            self._save(table, rows, "append", note)
-        else:
-            self._merge(table, rows, removed, note)
-        head = self._own_head(table, fingerprint)
+            version = self._restore(table, standing, version)
+        head = _Head(version + 1, fingerprint, table.declaration_hash, beside)
+        head = self._save(table, rows, "append", head) if removed is None else self._merge(table, rows, removed, head)
         is_large = base.row_count >= SMALL_COUNT or self._count_rows(table.name, head.version) >= SMALL_COUNT
         came, went = (
             summarise(part, table, is_large=is_large)
@@ -212,8 +209,7 @@ class Lake(PublishedLake):
 
     def _declare_publications(self) -> None:
         if self._head(PUBLICATIONS.name) is None:
-            with step("declaration of publications"):
-                self._storage.declare(PUBLICATIONS, self.path(PUBLICATIONS.name), is_new=True)
+            self._declare(PUBLICATIONS, -1)
 
     def _head(self, name: str) -> _Head | None:
         if not self._exists(name):
@@ -225,13 +221,54 @@ class Lake(PublishedLake):
         noted = newest_noted(self.path(name)) if self._exists(name) else None
         return _as_head(noted) if noted else None
 
-    def _save(self, table: Table, rows: DataFrame, mode: str, note: str) -> None:
-        with _constraint_errors(table), step(f"{mode} of {table.name}"):
-            self._storage.save(self.path(table.name), rows, mode, note)
+    def _declare(self, table: Table, version: int) -> int:
+        """Declare a table of which this is the newest version, or -1 if there is none; its newest then."""
+        path = self.path(table.name)
+        return self._commit(
+            table, "declaration of", version + 1, lambda: self._storage.declare(table, path, is_new=version < 0)
+        )
 
-    def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, note: str) -> None:
-        with _constraint_errors(table), step(f"merge into {table.name}"):
-            self._storage.merge(table, self.path(table.name), rows, removed, note)
+    def _restore(self, table: Table, standing: int, version: int) -> int:
+        path = self.path(table.name)
+        return self._commit(table, "restoration of", version + 1, lambda: self._storage.restore(path, standing))
+
+    def _save(self, table: Table, rows: DataFrame, mode: str, head: _Head) -> _Head:
+        path, note = self.path(table.name), _run_note(head)
+        with _constraint_errors(table):
+            version = self._commit(
+                table, f"{mode} of", head.version, lambda: self._storage.save(path, rows, mode, note)
+            )
+        return replace(head, version=version)
+
+    def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, head: _Head) -> _Head:
+        last = head.version + self._storage.merge_commits - 1
+        path, note = self.path(table.name), _run_note(replace(head, version=last))
+        with _constraint_errors(table):
+            version = self._commit(
+                table, "merge into", last, lambda: self._storage.merge(table, path, rows, removed, note)
+            )
+        return replace(head, version=version)
+
+    def _commit(self, table: Table, what: str, meant_version: int, commit: Callable[[], None]) -> int:
+        """Make the next versions of a table, up to the one that is meant to be its newest; what its newest is then.
+
+        Raises:
+            LakeBusyError: if another process took over the lake while this one paused, or committed one of them.
+        """
+        self.require_lease()
+        try:
+            with step(f"{what} {table.name}"):
+                commit()
+        except Exception as error:
+            self.require_lease()  # if it is lost, that is why
+            if isinstance(error, DeltaConcurrentModificationException):
+                raise written_by_two(table.name) from None
+            raise
+        self.require_lease()
+        version = DeltaTable(self.path(table.name)).version()
+        if version > meant_version:
+            raise written_by_two(table.name)
+        return version
 
     def _lost_files(self, before: Pin, after: Pin) -> bool:
         return any(not set(file_names(old)) <= set(file_names(new)) for old, new in self._spans(before, after))
@@ -244,15 +281,6 @@ class Lake(PublishedLake):
     def _count_rows(self, name: str, version: int) -> int:
         files = DeltaTable(self.path(name), version=version).get_add_actions()
         return sum(count or 0 for count in files["num_records"].to_pylist())
-
-    def _own_head(self, table: Table, fingerprint: str) -> _Head:
-        head = self._head(table.name)
-        if head is None or head.fingerprint != fingerprint:
-            raise LakeError(f"{table.name}: found another version than was just written; only one may write")
-        return head
-
-    def _checked_head(self, table: Table, fingerprint: str) -> Pin:
-        return self._checked(table, self._own_head(table, fingerprint))
 
     def _checked(self, table: Table, head: _Head) -> Pin:
         fingerprint = str(head.fingerprint)
@@ -275,9 +303,9 @@ def _as_head(info: Mapping[str, Any]) -> _Head:
     return _Head(info["version"], note.get("fingerprint"), note.get("declaration"), beside)
 
 
-def _commit_note(table: Table, fingerprint: str, beside: Sequence[Pin] = ()) -> str:
-    note = {"fingerprint": fingerprint, "declaration": table.declaration_hash}
-    return json.dumps(note | ({"beside": [asdict(pin) for pin in beside]} if beside else {}))
+def _run_note(head: _Head) -> str:
+    note = {"fingerprint": head.fingerprint, "declaration": head.declaration, "meant_version": head.version}
+    return json.dumps(note | ({"beside": [asdict(pin) for pin in head.beside]} if head.beside else {}))
 
 
 def _raise_if_broken(table: Table, summary: Summary) -> None:

@@ -2,8 +2,9 @@
 
 A lease rests on what Delta itself rests on: of two commits of one version, the storage takes one. It is a commit of the
 table `publications` with an epoch, who holds it, and until when. To take it over is a commit, too, of the next epoch;
-so the one who held it before, once it wakes, finds its epoch gone and can publish no more, however late it is. Clocks
-of the machines may differ, by much less than a lease lasts. This was tried on local disks alone: on an object store it
+so the one who held it before, once it wakes, finds its epoch gone and can publish no more, however late it is; before
+and after each commit of another table it looks, too. Clocks of the machines may differ, by much less than a lease
+lasts. This was tried on local disks alone: on an object store it
 holds if delta-rs commits by conditional puts there, which it does on S3, GCS and Azure by its documentation.
 """
 
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from crm_spark.commits import note_of
-from crm_spark.errors import LakeBusyError
+from crm_spark.errors import LakeBusyError, LakeError
 
 _LEASE_SECONDS = 15 * 60
 _POLL_SECONDS = 1.0
@@ -35,8 +36,15 @@ def file_lock(path: Path, wait_seconds: float = 0) -> Iterator[None]:
 
     Raises:
         LakeBusyError: if another process holds it, and still does after `wait_seconds`.
+        LakeError: if this user may not write the file.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except PermissionError:
+        raise LakeError(
+            f"lake: found that this user may not write {path}, expected the user who made the lake; run as that one, "
+            "or let this one write the lake's folder and all in it"
+        ) from None
     try:
         for may_wait in _tries(wait_seconds):
             try:
@@ -62,11 +70,11 @@ class _Noted:
 
 
 class Lease:
-    """The right to publish in a lake, held by this process until another takes it over."""
+    """The right to write a lake, held by this process until another takes it over."""
 
-    def __init__(self, publications: str, epoch: int, seconds: float) -> None:
-        self._path, self._seconds = publications, seconds
-        self._noted = _Noted(epoch, _own_name(), 0)
+    def __init__(self, publications: str, noted: _Noted, seconds: float) -> None:
+        self._path, self._noted, self._seconds = publications, noted, seconds
+        self._is_lost = False
         # Renewals and publications are commits of one table by two threads.
         self._one_commit = threading.Lock()
 
@@ -82,15 +90,28 @@ class Lease:
             noted = _newest(table)
             if noted is None or noted.epoch != self._noted.epoch:
                 raise self._lost()
+            lasting = self._lasting(self._seconds)
             try:
-                yield table, _properties(self._lasting(self._seconds))
+                yield table, _properties(lasting)
             except CommitFailedError:
                 raise self._lost() from None
+            self._noted = lasting
 
     def renew(self) -> None:
         """Hold it from now on for its time."""
         with self.for_commit() as (table, properties):
             _commit(table, properties)
+
+    def require(self) -> None:
+        """Go on only if it is held: the storage is asked if it has not been renewed for half of its time.
+
+        Raises:
+            LakeBusyError: if the lease is lost.
+        """
+        if self._is_lost:
+            raise self._lost()
+        if time.time() > self._noted.expires_at - self._seconds / 2:
+            self.renew()
 
     def release(self) -> None:
         """Let others take it without waiting; not if it is lost. If that fails, it ends by itself."""
@@ -101,9 +122,10 @@ class Lease:
                 _commit(table, _properties(self._lasting(0)))
 
     def _lasting(self, seconds: float) -> _Noted:
-        return _Noted(self._noted.epoch, self._noted.owner, time.time() + seconds)
+        return replace(self._noted, expires_at=time.time() + seconds)
 
     def _lost(self) -> LakeBusyError:
+        self._is_lost = True
         return LakeBusyError(
             "lake: found that another process took over while this one paused, expected to be the only writer; run "
             "again when the other has ended"
@@ -122,7 +144,7 @@ def held_lease(publications: str, wait_seconds: float = 0, lease_seconds: float 
 
     def renew() -> None:
         while not ended.wait(lease_seconds / 3):
-            # If it is lost, publishing will say so; what else fails may succeed the next time.
+            # If it is lost, the next commit will say so; what else fails may succeed the next time.
             with suppress(LakeBusyError, DeltaError, OSError):
                 lease.renew()
 
@@ -136,19 +158,27 @@ def held_lease(publications: str, wait_seconds: float = 0, lease_seconds: float 
         lease.release()
 
 
+def written_by_two(name: str) -> LakeBusyError:
+    """Another process committed to a table between two looks of this one."""
+    return LakeBusyError(
+        f"{name}: found that another process wrote it at the same time, expected to be the only writer; run again when "
+        "the other has ended"
+    )
+
+
 def _take(publications: str, wait_seconds: float, lease_seconds: float) -> Lease:
     holder = ""
     for may_wait in _tries(wait_seconds):
         table = DeltaTable(publications)
         noted = _newest(table)
         if noted is None or noted.expires_at <= time.time():
-            lease = Lease(publications, noted.epoch + 1 if noted else 1, lease_seconds)
+            own = _Noted(noted.epoch + 1 if noted else 1, _own_name(), time.time() + lease_seconds)
             try:
-                _commit(table, _properties(lease._lasting(lease_seconds)))
+                _commit(table, _properties(own))
             except CommitFailedError:
                 continue  # another was quicker
             else:
-                return lease
+                return Lease(publications, own, lease_seconds)
         holder = f"{noted.owner}, until {datetime.fromtimestamp(noted.expires_at, UTC):%Y-%m-%d %H:%M} UTC"
         if not may_wait:
             break

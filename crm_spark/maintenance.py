@@ -4,20 +4,23 @@ What stays readable are the versions that kept publications pin, the newest vers
 what the next run compares with: the versions that these newest ones note beside them. All else of a table goes.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Set
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from pyarrow import fs
 
 from crm_spark.commits import changing_spans, is_made_of, last_with_rows_of, newest_noted, note_of
 from crm_spark.delta import KEPT_FOREVER
-from crm_spark.errors import LakeError
+from crm_spark.errors import LakeError, raise_fault_of_machine
 from crm_spark.failpoints import step
 from crm_spark.lake import Lake
+from crm_spark.locks import written_by_two
 from crm_spark.publications import PUBLICATIONS, Pin, Publication
 from crm_spark.tables import content_of
 
@@ -29,16 +32,25 @@ _FILE_BYTES = 128 << 20
 _GRACE_HOURS = 24
 
 
-def maintain(lake: Lake, at: datetime, keep_days: int, say: Callable[[str], None], *, dry_run: bool = False) -> None:
+def maintain(
+    lake: Lake,
+    at: datetime,
+    keep_days: int,
+    say: Callable[[str], None],
+    *,
+    dry_run: bool = False,
+    wait_seconds: float = 0,
+) -> None:
     """Withdraw publications older than some days, but never the newest, and make their tables small and quick to read.
 
     No row of a publication that is kept changes, and the next refresh goes on from where the last one ended. A reader
-    of a withdrawn publication may fail from then on. With `dry_run`, it is told what would be done.
+    of a withdrawn publication may fail from then on. With `dry_run`, it is told what would be done. Who else
+    writes the lake is waited for, up to `wait_seconds`.
 
     Raises:
-        LakeError: if another process is writing, or a table cannot be read.
+        LakeError: if another process is still writing then, or a table cannot be read.
     """
-    with lake.locked():
+    with lake.locked(wait_seconds):
         kept = _withdraw(lake, at - timedelta(days=keep_days), say, dry_run=dry_run)
         needed = _needed_versions(lake, kept)
         _protect(lake, needed, say, dry_run=dry_run)
@@ -91,12 +103,13 @@ def _needed_versions(lake: Lake, kept: Iterable[Publication]) -> dict[str, set[i
 def _protect(lake: Lake, names: Iterable[str], say: Callable[[str], None], *, dry_run: bool) -> None:
     """Tables of an earlier version of the program let any engine clear away what a publication shows."""
     lacking = [
-        path
-        for path in map(lake.path, names)
-        if not KEPT_FOREVER.items() <= DeltaTable(path).metadata().configuration.items()
+        name
+        for name in names
+        if not KEPT_FOREVER.items() <= DeltaTable(lake.path(name)).metadata().configuration.items()
     ]
-    for path in [] if dry_run else lacking:
-        DeltaTable(path).alter.set_table_properties(dict(KEPT_FOREVER), commit_properties=_same_note(path))
+    for name in [] if dry_run else lacking:
+        with _same_rows(lake, name) as (stored, properties):
+            stored.alter.set_table_properties(dict(KEPT_FOREVER), commit_properties=properties)
     if lacking:
         say(f"retention: {len(lacking)} tables keep what publications show, whatever engine writes them")
 
@@ -111,23 +124,24 @@ def _compact(lake: Lake, names: Iterable[str], say: Callable[[str], None], *, dr
         if name != PUBLICATIONS.name and _standing_note(lake.path(name)) is None:
             say(f"compacting: not {name}, whose newest version no run completed; the next that writes it mends that")
             continue
-        came = small_count if dry_run else _put_together(lake, name, stored)
+        came = small_count if dry_run else _put_together(lake, name)
         done.append(f"{name} ({small_count} small files{'' if dry_run else f' into {came}'})")
     say(f"compacting: {', '.join(done) or 'no table has many small files'}")
 
 
-def _put_together(lake: Lake, name: str, stored: DeltaTable) -> int:
+def _put_together(lake: Lake, name: str) -> int:
     """Write the rows of small files into fewer, in the order in which they stand; how many these are.
 
     Raises:
         LakeError: if the rows are others afterwards; they are then as before.
     """
-    before, note = stored.version(), _same_note(lake.path(name))
-    with step(f"compaction of {name}"):
-        metrics = stored.optimize.compact(target_size=_FILE_BYTES, commit_properties=note)
+    with step(f"compaction of {name}"), _same_rows(lake, name) as (stored, properties):
+        before = stored.version()
+        metrics = stored.optimize.compact(target_size=_FILE_BYTES, commit_properties=properties)
     contents = [content_of(lake.read(Pin(name, version, "", "", 0))) for version in (before, stored.version())]
     if contents[0] != contents[1]:
-        stored.restore(before, commit_properties=note)
+        with _same_rows(lake, name) as (stored, properties):
+            stored.restore(before, commit_properties=properties)
         raise LakeError(f"{name}: found other rows after its files were put together, expected the same; taken back")
     return int(metrics["numFilesAdded"])
 
@@ -152,20 +166,21 @@ def _clear(lake: Lake, name: str, versions: Set[int], *, dry_run: bool) -> list[
     file_system, folder = fs.FileSystem.from_uri(lake.path(name))
     sizes = {info.base_name: info.size for info in file_system.get_file_info(fs.FileSelector(folder))}
     keep = sorted(versions | {stored.version()})
-    vacuum = partial(
-        stored.vacuum,
-        retention_hours=_GRACE_HOURS,
-        enforce_retention_duration=False,  # the table's own is for those who do not know what is needed
-        full=True,  # also what a killed run wrote and no commit names
-        keep_versions=keep,
-    )
+    how: dict[str, Any] = {
+        "retention_hours": _GRACE_HOURS,
+        "enforce_retention_duration": False,  # the table's own is for those who do not know what is needed
+        "full": True,  # also what a killed run wrote and no commit names
+        "keep_versions": keep,
+    }
     try:
         # It lists again what went long ago.
-        doomed = [file for file in vacuum(dry_run=True) if file in sizes]
+        doomed = [file for file in stored.vacuum(dry_run=True, **how) if file in sizes]
         if doomed and not dry_run:
-            with step(f"clearing of {name}"):
-                vacuum(dry_run=False, commit_properties=_same_note(lake.path(name)))
+            # It makes two commits, before and after.
+            with step(f"clearing of {name}"), _same_rows(lake, name, commits=2) as (stored, properties):
+                stored.vacuum(dry_run=False, commit_properties=properties, **how)
     except DeltaError as error:
+        raise_fault_of_machine(error)
         raise LakeError(
             f"{name}: cannot read one of the versions {keep}, which must stay ({type(error).__name__}); nothing of it "
             "was cleared away; crm-spark verify tells more"
@@ -190,7 +205,26 @@ def _standing_note(path: str) -> str | None:
     return str(noted["userMetadata"])
 
 
-def _same_note(path: str) -> CommitProperties:
-    """The note of a version for the next that holds the same rows: it counts as the one that the run wrote."""
-    note = _standing_note(path)
-    return CommitProperties(custom_metadata={"userMetadata": note} if note else None)
+@contextmanager
+def _same_rows(lake: Lake, name: str, commits: int = 1) -> Iterator[tuple[DeltaTable, CommitProperties]]:
+    """A table, with how to commit its very next versions if they hold the same rows.
+
+    They bear the note of the one before, so the last counts as the one that the run wrote.
+
+    Raises:
+        LakeBusyError: if another process took over the lake while this one paused, or commits to the table.
+    """
+    if name == PUBLICATIONS.name:
+        with lake.next_publications() as table_and_properties:
+            yield table_and_properties
+        return
+    lake.require_lease()
+    stored, note = DeltaTable(lake.path(name)), _standing_note(lake.path(name))
+    if note is not None:
+        note = json.dumps(json.loads(note) | {"meant_version": stored.version() + commits})
+    try:
+        yield stored, CommitProperties({"userMetadata": note} if note else None, max_commit_retries=0)
+    except CommitFailedError:
+        lake.require_lease()
+        raise written_by_two(name) from None
+    lake.require_lease()

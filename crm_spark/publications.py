@@ -25,7 +25,7 @@ from deltalake.transaction import AddAction
 from pyarrow.fs import FileType, PyFileSystem
 
 from crm_spark.delta import answer, file_names, literal, quoted
-from crm_spark.errors import ConfigError, LakeError
+from crm_spark.errors import ConfigError, LakeError, raise_fault_of_machine
 from crm_spark.failpoints import step
 from crm_spark.locks import Lease, file_lock, held_lease
 from crm_spark.tables import Column, Table
@@ -151,12 +151,24 @@ class PublishedLake:
             LakeBusyError: if another process is writing, and still is after `wait_seconds`.
         """
         if self.local_root is None:
-            with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
-                yield
+            try:
+                with held_lease(self.path(PUBLICATIONS.name), wait_seconds) as self._lease:
+                    yield
+            finally:
+                self._lease = None
             return
         self.local_root.mkdir(parents=True, exist_ok=True)
         with file_lock(self.local_root / ".lock", wait_seconds):
             yield
+
+    def require_lease(self) -> None:
+        """Go on only if no other process took over the lake; on a local disk none can.
+
+        Raises:
+            LakeBusyError: if one did while this one paused.
+        """
+        if self._lease is not None:
+            self._lease.require()
 
     @contextmanager
     def next_publications(self) -> Iterator[tuple[DeltaTable, CommitProperties]]:
@@ -278,7 +290,8 @@ def _read_fault(lake: PublishedLake, pin: Pin) -> str | None:
     """Why a pinned version cannot be read, if it cannot."""
     try:
         stored = DeltaTable(lake.path(pin.name), version=pin.version)
-    except (DeltaError, OSError):
+    except (DeltaError, OSError) as error:
+        raise_fault_of_machine(error)
         return f"{pin.name} does not open at version {pin.version}"
     files = _files_of(lake.path(pin.name)).get_file_info(file_names(stored))
     missing = [file.base_name for file in files if file.type != FileType.File]

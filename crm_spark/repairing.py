@@ -8,6 +8,7 @@ Nothing is deleted: what cannot be used is moved to a folder in the table that n
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -49,15 +50,17 @@ class _Log:
         return max(filter(self.can_be_read, self.commits), default=None)
 
 
-def repair(lake: Lake, name: str, say: Callable[[str], None]) -> None:
+def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: float = 0) -> None:
     """Put aside what of a table's log cannot be read, and tell what was found, what is lost, and what to do next.
 
     Publications that show a version that is lost are withdrawn, and the newest of the others is published again.
+    Another process that writes is waited for, up to `wait_seconds`.
 
     Raises:
-        LakeError: if there is no such table, if nothing of it can be saved, or if another process is writing.
+        LakeError: if there is no such table, if nothing of it can be saved, or if another process is still writing.
     """
-    with lake.locked():
+    _Folder(lake, name)  # a mistyped lake shall not be made
+    with _held(lake, name, wait_seconds):
         folder = _Folder(lake, name)
         log = folder.read_log()
         newest = log.newest
@@ -73,7 +76,7 @@ def repair(lake: Lake, name: str, say: Callable[[str], None]) -> None:
         lost = sorted(version for version in seen if version > newest)
         if lost:
             say(f"{name}: lost: versions {_listed(lost)}; version {newest} is the newest")
-        if not _opens_at(lake.path(name), newest):
+        if not _opens(lake.path(name), newest):
             raise LakeError(
                 f"{name}: what is left of its log cannot be read up to version {newest}; restore {lake.path(name)} "
                 "from a backup, or make another lake from the source files"
@@ -84,6 +87,13 @@ def repair(lake: Lake, name: str, say: Callable[[str], None]) -> None:
         say(f"{name}: next: run crm-spark refresh, which makes what is missing from the landed files")
     else:
         say(f"{name}: no version is lost")
+
+
+def _held(lake: Lake, name: str, wait_seconds: float) -> AbstractContextManager[None]:
+    """The lake held for writing, but where the lease would be noted in the very table that cannot be opened."""
+    if name == PUBLICATIONS.name and lake.local_root is None and not _opens(lake.path(name)):
+        return nullcontext()
+    return lake.locked(wait_seconds)
 
 
 class _Folder:
@@ -209,9 +219,10 @@ def _withdraw_unreadable(lake: Lake, name: str, log: _Log, say: Callable[[str], 
     return len(broken)
 
 
-def _opens_at(path: str, version: int) -> bool:
+def _opens(path: str, version: int | None = None) -> bool:
+    """Whether a table can be read, and its newest version is the one that is told."""
     try:
-        return DeltaTable(path).version() == version
+        return DeltaTable(path).version() == version or version is None
     except DeltaError:
         return False
 

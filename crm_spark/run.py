@@ -33,8 +33,8 @@ LAYERS = ("sources", "cleaning", "facts", "features", "models", "marts")
 _WITHOUT_TABLES = frozenset(
     f"{module}.py"
     for module in (
-        *("cli", "doctor", "failpoints", "locks", "maintenance", "progress", "publications", "refresh", "repairing"),
-        *("replay", "verifying"),
+        *("cli", "doctor", "endings", "failpoints", "locks", "maintenance", "printing", "progress", "publications"),
+        *("refresh", "repairing", "replay", "verifying"),
     )
 )
 

@@ -34,7 +34,12 @@ _IS_GONE = "_is_gone"
 
 
 class Storage(Protocol):
-    """What of writing tables depends on the engine. Each `note` stands in the commit that makes the version."""
+    """What of writing tables depends on the engine. Each `note` stands in the commit that makes the version.
+
+    Each makes one version; a merge makes up to `merge_commits`, of which the last is the one.
+    """
+
+    merge_commits: int
 
     def declare(self, table: Table, path: str, *, is_new: bool) -> None:
         """Create a declared table without rows, or replace another declaration and its rows."""
@@ -62,6 +67,8 @@ def storage_on(spark: SparkSession, local_root: Path | None) -> Storage:
 
 
 class _SparkStorage:
+    merge_commits = 1
+
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
 
@@ -112,6 +119,8 @@ class _SparkStorage:
 
 
 class _SailStorage:
+    merge_commits = 2
+
     def __init__(self, spark: SparkSession, local_root: Path | None) -> None:
         if local_root is None:
             raise LakeError("lake: found a URI, expected a folder on a local disk for Sail; --engine spark takes it")
@@ -137,7 +146,7 @@ class _SailStorage:
         # Sail does not commit what changes nothing.
         if mode == "overwrite" and file_names(DeltaTable(path)):
             raise LakeError(f"{path}: found no new version after rows were written")
-        _commit_note(path, note)
+        _commit_alone(path, note)
 
     def merge(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
         if len(table.columns) > _MANY_COLUMNS:
@@ -156,7 +165,7 @@ class _SailStorage:
             )
         # Its merge takes no note. Without the next commit, the next run restores the version before.
         with step(f"note of {table.name}"):
-            _commit_note(path, note)
+            _commit_alone(path, note)
 
     def _replace(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
         key = list(table.key)
@@ -179,7 +188,7 @@ def _merge_source(table: Table, rows: DataFrame, removed: DataFrame) -> DataFram
     return rows.withColumn(_IS_GONE, F.lit(False)).unionByName(gone, allowMissingColumns=True)
 
 
-def _commit_note(path: str, note: str) -> None:
+def _commit_alone(path: str, note: str) -> None:
     stored = DeltaTable(path)
     properties = CommitProperties(custom_metadata={"userMetadata": note})
     stored.create_write_transaction([], "append", stored.schema(), commit_properties=properties)

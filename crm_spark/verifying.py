@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.delta import READ_BY_ALL
-from crm_spark.errors import LakeError
+from crm_spark.errors import LakeError, raise_fault_of_machine
 from crm_spark.features.tables import feature_customers, stored_windows
 from crm_spark.lake import SMALL_COUNT, Lake
 from crm_spark.publications import Pin, Publication
@@ -38,10 +38,12 @@ def verify(lake: Lake, begin: Begin) -> Iterator[str]:
 
     Raises:
         LakeError: if nothing has been published, or what was cannot be read.
+        MachineFaultError: if the storage fails or refuses to be read, which tells nothing of the lake.
     """
     try:
         publications = lake.publications()
     except Exception as error:  # noqa: BLE001 (delta-rs has many)
+        raise_fault_of_machine(error)
         raise LakeError(
             f"publications: cannot be read ({type(error).__name__}); run crm-spark repair publications"
         ) from None
@@ -85,6 +87,7 @@ def _file_findings(lake: Lake, name: str, shown_by: Mapping[int, list[int]]) -> 
         try:
             files = DeltaTable(lake.path(name), version=version).get_add_actions().select(["path", "size_bytes"])
         except (DeltaError, OSError) as error:
+            raise_fault_of_machine(error)
             yield version, f"{name}: {shown}, cannot be opened ({type(error).__name__}); try crm-spark repair {name}"
             continue
         for file, size in zip(*(column.to_pylist() for column in files.columns), strict=True):
@@ -117,6 +120,7 @@ def _table_findings(lake: Lake, pin: Pin) -> Iterator[str]:
     try:
         summary = summarise(rows, table, is_large=pin.row_count >= SMALL_COUNT)
     except (PySparkException, Py4JJavaError) as error:
+        raise_fault_of_machine(error)
         files = sorted(set(re.findall(r"part-[\w.-]+\.parquet", str(error))))
         what = ", ".join(files) or type(error).__name__
         raise _UnreadError(f"{pin.name}: version {pin.version} cannot be read: {what}") from None

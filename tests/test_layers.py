@@ -15,7 +15,7 @@ FOUNDATION = {"errors", "config", "session", "tables", "checks", "delta", "commi
 # What makes data to test with knows nothing of what becomes of it.
 ASIDE = {"generator"}
 # These sit above the layers and put them together.
-TOP = {"run", "stages", "refresh", "replay", "maintenance", "repairing", "verifying", "cli"}
+TOP = {"run", "stages", "refresh", "replay", "maintenance", "repairing", "verifying", "printing", "endings", "cli"}
 
 NOT_IN_CONNECT = {"rdd", "_jvm", "_jdf", "_jsc", "_sc", "sparkContext"}
 TO_THE_DRIVER = {"cache", "persist", "toPandas", "toArrow", "toLocalIterator", "collect"}

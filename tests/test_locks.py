@@ -5,18 +5,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from builders import rows_of
 from deltalake import DeltaTable
+from pyspark.sql import SparkSession
+from test_lake import PEOPLE, a_person
 
+import crm_spark.lake
+import crm_spark.maintenance
 from crm_spark.cli import main
 from crm_spark.errors import LakeBusyError, LakeError
 from crm_spark.lake import Lake
-from crm_spark.locks import held_lease
-from crm_spark.publications import PUBLICATIONS, Publication
+from crm_spark.locks import Lease, _commit, _properties, _take, held_lease
+from crm_spark.maintenance import maintain
+from crm_spark.publications import PUBLICATIONS, Pin, Publication, roll_back
+from crm_spark.repairing import repair
 
 pytestmark = pytest.mark.both_engines
 
@@ -35,6 +44,7 @@ NEXT = replace(PUBLICATION, publication_no=2)
 HOLD_LOCK = """
 import sys
 from pathlib import Path
+from typing import Any
 from crm_spark.locks import file_lock
 with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -109,6 +119,15 @@ def test_a_lock_is_given_back_after_an_error(lake: Lake) -> None:
         _ = 1 / 0
     with lake.locked():
         pass
+
+
+def test_a_lock_that_this_user_may_not_write_is_told_in_one_line(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("crm_spark.locks.os.open", refuse)
+    with pytest.raises(LakeError, match=r"^lake: found that this user may not write .*\.lock"), lake.locked():
+        pytest.fail("it could not be held")
 
 
 def test_who_waits_gets_the_lock_when_it_is_free(lake: Lake, tmp_path: Path) -> None:
@@ -187,3 +206,121 @@ def test_of_two_commits_of_one_version_a_publication_is_the_one_or_fails(leased:
 
     with held_lease(path) as lease, pytest.raises(LakeError, match="another process took over"):
         commit_late()
+
+
+def fall_asleep(lake: Lake) -> Lease:
+    """Let a process pause for longer than its lease lasts, and another take over; the other's lease."""
+    mine = lake._lease
+    assert mine is not None
+    mine._noted = replace(mine._noted, expires_at=0)
+    with mine._one_commit:  # and nothing renews it meanwhile
+        table = DeltaTable(lake.path(PUBLICATIONS.name))
+        _commit(table, _properties(mine._noted))
+        return _take(lake.path(PUBLICATIONS.name), 0, 900)
+
+
+def within_the_next_save(lake: Lake, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Something happens after a writer looked at a table, and before it commits."""
+    save = lake._storage.save
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.undo()
+        happens()
+        save(*arguments)
+
+    monkeypatch.setattr(lake._storage, "save", late)
+
+
+def ids_in(lake: Lake, pin: Pin) -> list[str]:
+    return sorted(row["person_id"] for row in lake.read(pin).collect())
+
+
+def test_who_lost_the_lease_writes_no_table(spark: SparkSession, leased: Lake) -> None:
+    with leased.locked():
+        fall_asleep(leased)
+        for _ in range(2):
+            with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
+                leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    assert not DeltaTable.is_deltatable(leased.path(PEOPLE.name))
+
+
+def test_who_loses_the_lease_in_the_midst_of_a_commit_stops_after_it(
+    spark: SparkSession, leased: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leased.locked():
+        base = leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+        within_the_next_save(leased, monkeypatch, lambda: fall_asleep(leased))
+        with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
+            leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2)), "f2")
+        with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
+            leased.publish(NEXT)
+    assert ids_in(leased, base) == ["p1"]
+    assert len(leased.publications()) == 1
+
+
+def test_rows_that_were_added_behind_those_of_another_writer_are_no_version_of_anybody(
+    spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crm_spark.lake, "SMALL_COUNT", 0)
+    base = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    with monkeypatch.context() as patch:
+
+        def write_as_another() -> None:
+            patch.setattr(crm_spark.lake, "SMALL_COUNT", 0)
+            others.append(Lake(spark, lake.uri).change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(2)), None, "f2"))
+
+        others: list[Pin] = []
+        within_the_next_save(lake, patch, write_as_another)
+        with pytest.raises(LakeBusyError, match=r"^people: found that another process wrote it at the same time"):
+            lake.change(PEOPLE, base, rows_of(spark, PEOPLE, a_person(3)), None, "f3")
+    assert DeltaTable(lake.path(PEOPLE.name)).version() == others[0].version + 1
+    assert lake.newest(PEOPLE) == replace(others[0], content_hash="", row_count=0)
+    assert lake.find(PEOPLE, "f3") is None
+    again = lake.change(PEOPLE, others[0], rows_of(spark, PEOPLE, a_person(3)), None, "f3")
+    assert ids_in(lake, again) == ["p1", "p2", "p3"]
+    assert lake.find(PEOPLE, "f3") == again
+
+
+def test_who_lost_the_lease_neither_withdraws_nor_rolls_back_nor_maintains_nor_repairs(
+    spark: SparkSession, leased: Lake
+) -> None:
+    with leased.locked():
+        leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+        leased.publish(replace(NEXT, publication_id="b"))
+        fall_asleep(leased)
+        before = {name: DeltaTable(leased.path(name)).version() for name in (PEOPLE.name, PUBLICATIONS.name)}
+        for change in (
+            lambda: leased.withdraw(leased.publications()[:1]),
+            lambda: roll_back(leased, None, NEXT.published_at),
+            lambda: crm_spark.maintenance._put_together(leased, PEOPLE.name),
+            lambda: crm_spark.maintenance._put_together(leased, PUBLICATIONS.name),
+        ):
+            with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
+                change()
+    assert {name: DeltaTable(leased.path(name)).version() for name in before} == before
+
+
+def test_a_lake_is_rolled_back_maintained_and_repaired_under_a_lease(
+    spark: SparkSession, leased: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crm_spark.maintenance._MANY_FILES", 2)
+    monkeypatch.setattr("crm_spark.maintenance._GRACE_HOURS", 0)
+    at = datetime(2026, 10, 3, tzinfo=UTC)
+    with leased.locked():
+        pins = [leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person(number)), f"f{number}") for number in (2, 3)]
+        for number, pin in enumerate(pins, 2):
+            leased.publish(replace(NEXT, publication_no=number, publication_id=pin.fingerprint, tables={pin.name: pin}))
+        assert roll_back(leased, None, at).publication_no == 4
+        leased.publish(replace(NEXT, publication_no=5, published_at=at, tables={pins[1].name: pins[1]}))
+    told: list[str] = []
+    maintain(leased, at, 1, told.append)
+    assert told[0].startswith("publications: 3 published before ")
+    assert told[-1] == "compacting: publications (2 small files into 1)"
+    Path(leased.path(PEOPLE.name), "_delta_log", f"{pins[1].version:020}.json").write_text("{")
+    repair(leased, PEOPLE.name, told.append)
+    assert "people: publication 4 is published again, as 6" in told
+    assert [publication.publication_no for publication in leased.publications()] == [4, 6]
+    with held_lease(leased.path(PUBLICATIONS.name)):
+        for use in (lambda: maintain(leased, at, 1, told.append), lambda: repair(leased, PEOPLE.name, told.append)):
+            with pytest.raises(LakeBusyError, match="found another process writing it"):
+                use()

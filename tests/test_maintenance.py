@@ -271,6 +271,7 @@ def test_a_refresh_goes_on_after_maintenance_and_neither_doubles_nor_loses_rows(
 
 
 def test_a_lake_that_is_being_written_is_not_maintained(lake: Lake) -> None:
+    grown(lake, 1)
     with lake.locked():
         with pytest.raises(LakeBusyError, match="found another process writing it"):
             maintained(lake)

@@ -208,3 +208,19 @@ def test_the_table_of_publications_loses_its_last_row_alone(lake: Lake) -> None:
     cut(max(log(lake, PUBLICATIONS.name).glob("*.json")))
     repaired(lake, PUBLICATIONS.name)
     assert lake.publications() == [first]
+
+
+def test_a_mistyped_lake_is_not_made(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=r"^people: found no log at"):
+        repaired(lake)
+    assert not Path(lake.uri).exists()
+
+
+def test_the_table_that_notes_the_lease_is_repaired_where_none_can_be_taken(lake: Lake) -> None:
+    (pin,) = written(lake, 1)
+    first = publish(lake, 1, pin)
+    publish(lake, 2, pin)
+    cut(max(log(lake, PUBLICATIONS.name).glob("*.json")))
+    lake.local_root = None
+    assert repaired(lake, PUBLICATIONS.name)[-1].startswith("publications: next: ")
+    assert lake.publications() == [first]

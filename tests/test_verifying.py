@@ -16,7 +16,7 @@ from shop import RUN_AT, refreshed, write_shop
 from crm_spark.cleaning.tables import BATCH_PROFILES, CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.cli import main
 from crm_spark.delta import quoted
-from crm_spark.errors import LakeError
+from crm_spark.errors import LakeError, MachineFaultError
 from crm_spark.lake import Lake
 from crm_spark.publications import PUBLICATIONS, Pin, Publication
 from crm_spark.sources.landing import read_landed_files
@@ -180,4 +180,17 @@ def test_publications_that_cannot_be_read_are_an_error_that_says_so(broken: Lake
     only, *_ = Path(broken.path(PUBLICATIONS.name)).glob("*.parquet")
     only.unlink()
     with pytest.raises(LakeError, match=r"^publications: cannot be read"):
+        found_in(broken)
+
+
+def test_a_machine_that_cannot_read_says_nothing_of_the_lake(broken: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("Generic LocalFileSystem error: Permission denied (os error 13)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crm_spark.verifying.DeltaTable", refused)
+        with pytest.raises(MachineFaultError, match=r"^storage: found a file that this user may not read"):
+            found_in(broken)
+    monkeypatch.setattr("crm_spark.publications.answer", refused)
+    with pytest.raises(MachineFaultError):
         found_in(broken)

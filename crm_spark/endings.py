@@ -1,0 +1,33 @@
+"""How a command ends: what a user or an operator can mend in one line, and by which exit code."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from crm_spark.errors import CrmSparkError, LakeError, fault_of_machine
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user or an operator can mend ends in one line, and in an exit code that tells who may try again."""
+    try:
+        yield
+    except Exception as error:
+        told = error if isinstance(error, CrmSparkError) else fault_of_machine(error) or _fault_of_lake(error)
+        if told is None:
+            raise
+        Console(stderr=True, highlight=False).print(f"crm-spark: {told}", soft_wrap=True, markup=False)
+        sys.exit(told.exit_code)
+
+
+def _fault_of_lake(error: Exception) -> LakeError | None:
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    if not isinstance(error, DeltaError) or isinstance(error, CommitFailedError):
+        return None
+    return LakeError(
+        f"lake: found a table whose log cannot be read ({type(error).__name__}), expected none; run crm-spark verify, "
+        "which names it, and then crm-spark repair TABLE"
+    )
