@@ -4,8 +4,8 @@ A lease rests on what Delta itself rests on: of two commits of one version, the 
 table `publications` with an epoch, who holds it, and until when. To take it over is a commit, too, of the next epoch;
 so the one who held it before, once it wakes, finds its epoch gone and can publish no more, however late it is; before
 and after each commit of another table it looks, too. Clocks of the machines may differ, by much less than a lease
-lasts. This was tried on local disks alone: on an object store it
-holds if delta-rs commits by conditional puts there, which it does on S3, GCS and Azure by its documentation.
+lasts. This was tried on local disks alone: on an object store it holds if delta-rs commits by conditional puts there,
+which it does on S3, GCS and Azure by its documentation.
 """
 
 import fcntl

@@ -95,7 +95,6 @@ def test_rows_that_came_twice_are_found(nights: Nights) -> None:
         (RuntimeError("java.io.IOException: No space left on device"), "disk: found no space left"),
         (RuntimeError("Job aborted: ExecutorLostFailure (executor 1 exited)"), "cluster: found too many workers lost"),
         (Py4JNetworkError("Answer from Java side is empty"), "java: found that Spark's process ended"),
-        (ConnectionRefusedError(111, "Connection refused"), "java: found that Spark's process ended"),
     ],
 )
 def test_what_failed_of_the_machine_is_told_in_one_line(error: Exception, told: str) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pipeline import SALES, session_on
 
 import crm_spark.lake
-from crm_spark.cli import one_line_errors
+from crm_spark.endings import one_line_errors
 from crm_spark.lake import Lake
 from crm_spark.publications import Publication
 from crm_spark.tables import declared_rows

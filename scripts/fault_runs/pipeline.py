@@ -19,8 +19,8 @@ from pyspark.sql import functions as F
 import crm_spark.lake
 import crm_spark.maintenance
 import crm_spark.run
-from crm_spark.cli import one_line_errors
 from crm_spark.config import conf_dir, load_config
+from crm_spark.endings import one_line_errors
 from crm_spark.lake import Lake
 from crm_spark.maintenance import maintain
 from crm_spark.publications import Pin, PublishedLake, roll_back
