@@ -36,13 +36,14 @@ def note_of(info: Mapping[str, Any]) -> dict[str, Any]:
     Nothing, too, if the commit is a later version than it was meant to be: Delta put it behind those that others
     committed meanwhile, and it does not hold what its note says.
     """
-    try:
-        note = json.loads(info.get("userMetadata") or "{}")
-    except ValueError:  # others write there what they like
-        return {}
-    if not isinstance(note, dict) or note.get("meant_version", info["version"]) < info["version"]:
-        return {}
-    return note
+    note = _noted(info)
+    return {} if _is_late(note, info["version"]) else note
+
+
+def has_late_rows(path: str) -> bool:
+    """Whether a run committed to a table behind others, so that its rows are not those of any note."""
+    infos = (commit_info(path, version) for version in range(DeltaTable(path).version(), -1, -1))
+    return any(_is_late(_noted(info), info["version"]) for info in infos)
 
 
 def is_made_of(path: str, version: int, fingerprint: str) -> bool:
@@ -79,6 +80,18 @@ def changing_spans(path: str, before: int, after: int) -> list[tuple[int, int]]:
         else:
             version -= 1
     return [*spans, (before, end)]
+
+
+def _noted(info: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        note = json.loads(info.get("userMetadata") or "{}")
+    except ValueError:  # others write there what they like
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _is_late(note: Mapping[str, Any], version: int) -> bool:
+    return bool(note.get("meant_version", version) < version)
 
 
 def _restored_version(info: Mapping[str, Any], or_else: int) -> int:

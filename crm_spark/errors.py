@@ -65,7 +65,8 @@ _FAULTS = (
         "write the lake; mend that, or let the owner run again",
     ),
     (
-        r"Generic (S3|GCS|MicrosoftAzure|HTTP) error|AWS Error (ACCESS_DENIED|NETWORK_CONNECTION)",
+        r"Generic (S3|GCS|MicrosoftAzure|HTTP) error|AWS Error (ACCESS_DENIED|NETWORK_CONNECTION)|AccessDeniedException"
+        r"|The operation lacked (the necessary privileges|valid authentication credentials)",
         "storage: found a store that does not answer or refuses, expected one that lets the lake be read and written; "
         "look at its address, its state and the credentials, then run again",
     ),
@@ -89,8 +90,11 @@ _FAULTS = (
 
 def fault_of_machine(error: BaseException) -> MachineFaultError | None:
     """What of the machine failed, if that is why an engine, a store or the operating system raised an error."""
-    text = "\n".join(map(_described, _chain(error)))
-    return next((MachineFaultError(told) for signs, told in _FAULTS if re.search(signs, text)), None)
+    chain = list(_chain(error))
+    text = "\n".join(map(_described, chain))
+    files = [f" (met at {one.filename})" for one in chain if isinstance(one, OSError) and one.filename]
+    where = files[0] if files else ""
+    return next((MachineFaultError(f"{told}{where}") for signs, told in _FAULTS if re.search(signs, text)), None)
 
 
 def raise_fault_of_machine(error: BaseException) -> None:

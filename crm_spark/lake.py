@@ -10,12 +10,21 @@ from typing import Any
 
 from delta.exceptions import DeltaConcurrentModificationException
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from crm_spark.commits import changing_spans, commit_info, is_made_of, last_with_rows_of, newest_noted, note_of
+from crm_spark.commits import (
+    changing_spans,
+    commit_info,
+    has_late_rows,
+    is_made_of,
+    last_with_rows_of,
+    newest_noted,
+    note_of,
+)
 from crm_spark.delta import file_names, read_files, read_rows
 from crm_spark.errors import ContractError, LakeError
 from crm_spark.failpoints import step
@@ -169,7 +178,8 @@ class Lake(PublishedLake):
         noted = self._newest_noted(table.name)
         if noted is not None and noted.fingerprint is not None:
             return Pin(table.name, noted.version, noted.fingerprint, content_hash="", row_count=0)
-        if self._exists(table.name) and file_names(DeltaTable(self.path(table.name))):
+        path = self.path(table.name)
+        if self._exists(table.name) and file_names(DeltaTable(path)) and not has_late_rows(path):
             raise LakeError(f"{table.name}: found rows that no run wrote; restore the version that one did")
         return None
 
@@ -241,7 +251,7 @@ class Lake(PublishedLake):
         return replace(head, version=version)
 
     def _merge(self, table: Table, rows: DataFrame, removed: DataFrame, head: _Head) -> _Head:
-        last = head.version + self._storage.merge_commits - 1
+        last = head.version + self._storage.merge_commits(table) - 1
         path, note = self.path(table.name), _run_note(replace(head, version=last))
         with _constraint_errors(table):
             version = self._commit(
@@ -261,7 +271,7 @@ class Lake(PublishedLake):
                 commit()
         except Exception as error:
             self.require_lease()  # if it is lost, that is why
-            if isinstance(error, DeltaConcurrentModificationException):
+            if isinstance(error, DeltaConcurrentModificationException | CommitFailedError):
                 raise written_by_two(table.name) from None
             raise
         self.require_lease()

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlparse
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 from pyarrow.fs import FileType, PyFileSystem
@@ -27,7 +27,7 @@ from pyarrow.fs import FileType, PyFileSystem
 from crm_spark.delta import answer, file_names, literal, quoted
 from crm_spark.errors import ConfigError, LakeError, raise_fault_of_machine
 from crm_spark.failpoints import step
-from crm_spark.locks import Lease, file_lock, held_lease
+from crm_spark.locks import Lease, file_lock, held_lease, written_by_two
 from crm_spark.tables import Column, Table
 
 PUBLICATIONS = Table(
@@ -178,7 +178,10 @@ class PublishedLake:
             LakeError: if another process took over the lake while this one paused.
         """
         if self._lease is None:
-            yield DeltaTable(self.path(PUBLICATIONS.name)), CommitProperties(max_commit_retries=0)
+            try:
+                yield DeltaTable(self.path(PUBLICATIONS.name)), CommitProperties(max_commit_retries=0)
+            except CommitFailedError:
+                raise written_by_two(PUBLICATIONS.name) from None
         else:
             with self._lease.for_commit() as table_and_properties:
                 yield table_and_properties

@@ -71,12 +71,12 @@ def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: floa
             )
         # First: whoever kills this in between shall find no publication that shows what other rows may replace.
         withdrawn = _withdraw_unreadable(lake, name, log, say) if name != PUBLICATIONS.name else 0
-        found = _put_aside(folder, log, newest, say)
+        found = _put_aside(lake, folder, log, newest, say)
         seen = {*log.commits, *log.torn_commits, *log.checkpoints, *log.torn_checkpoints}
         lost = sorted(version for version in seen if version > newest)
         if lost:
             say(f"{name}: lost: versions {_listed(lost)}; version {newest} is the newest")
-        if not _opens(lake.path(name), newest):
+        if _version_read(lake.path(name)) != newest:
             raise LakeError(
                 f"{name}: what is left of its log cannot be read up to version {newest}; restore {lake.path(name)} "
                 "from a backup, or make another lake from the source files"
@@ -91,7 +91,7 @@ def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: floa
 
 def _held(lake: Lake, name: str, wait_seconds: float) -> AbstractContextManager[None]:
     """The lake held for writing, but where the lease would be noted in the very table that cannot be opened."""
-    if name == PUBLICATIONS.name and lake.local_root is None and not _opens(lake.path(name)):
+    if name == PUBLICATIONS.name and lake.local_root is None and _version_read(lake.path(name)) is None:
         return nullcontext()
     return lake.locked(wait_seconds)
 
@@ -166,7 +166,7 @@ class _Folder:
         return True
 
 
-def _put_aside(folder: _Folder, log: _Log, newest: int, say: Callable[[str], None]) -> bool:
+def _put_aside(lake: Lake, folder: _Folder, log: _Log, newest: int, say: Callable[[str], None]) -> bool:
     """Move away what cannot be used; whether there was any."""
     told: dict[str, Sequence[str]] = {}
     for version, names in sorted(log.torn_checkpoints.items()):
@@ -189,7 +189,8 @@ def _put_aside(folder: _Folder, log: _Log, newest: int, say: Callable[[str], Non
     for what, names in told.items():
         for log_name in names:
             with step(f"putting aside of {folder.name}/{log_name}"):
-                folder.put_aside(log_name)
+                lake.require_lease()  # lost, another may have made this version since
+            folder.put_aside(log_name)
         say(f"{folder.name}: found: {what}; put aside in {folder.name}/{ASIDE}: {', '.join(names)}")
     return bool(told)
 
@@ -219,12 +220,12 @@ def _withdraw_unreadable(lake: Lake, name: str, log: _Log, say: Callable[[str], 
     return len(broken)
 
 
-def _opens(path: str, version: int | None = None) -> bool:
-    """Whether a table can be read, and its newest version is the one that is told."""
+def _version_read(path: str) -> int | None:
+    """The newest version of a table as readers find it, if they can read it."""
     try:
-        return DeltaTable(path).version() == version or version is None
+        return DeltaTable(path).version()
     except DeltaError:
-        return False
+        return None
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -39,7 +39,8 @@ class Storage(Protocol):
     Each makes one version; a merge makes up to `merge_commits`, of which the last is the one.
     """
 
-    merge_commits: int
+    def merge_commits(self, table: Table) -> int:
+        """How many versions a merge into a table makes at most."""
 
     def declare(self, table: Table, path: str, *, is_new: bool) -> None:
         """Create a declared table without rows, or replace another declaration and its rows."""
@@ -67,8 +68,6 @@ def storage_on(spark: SparkSession, local_root: Path | None) -> Storage:
 
 
 class _SparkStorage:
-    merge_commits = 1
-
     def __init__(self, spark: SparkSession) -> None:
         self.spark = spark
 
@@ -79,6 +78,9 @@ class _SparkStorage:
 
     def save(self, path: str, rows: DataFrame, mode: str, note: str) -> None:
         rows.write.format("delta").mode(mode).option("userMetadata", note).save(path)
+
+    def merge_commits(self, table: Table) -> int:  # noqa: ARG002 (on Sail it depends on the table)
+        return 1
 
     def merge(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
         source = _merge_source(table, rows, removed)
@@ -119,8 +121,6 @@ class _SparkStorage:
 
 
 class _SailStorage:
-    merge_commits = 2
-
     def __init__(self, spark: SparkSession, local_root: Path | None) -> None:
         if local_root is None:
             raise LakeError("lake: found a URI, expected a folder on a local disk for Sail; --engine spark takes it")
@@ -148,8 +148,11 @@ class _SailStorage:
             raise LakeError(f"{path}: found no new version after rows were written")
         _commit_alone(path, note)
 
+    def merge_commits(self, table: Table) -> int:
+        return 1 if _is_wide(table) else 2
+
     def merge(self, table: Table, path: str, rows: DataFrame, removed: DataFrame, note: str) -> None:
-        if len(table.columns) > _MANY_COLUMNS:
+        if _is_wide(table):
             self._replace(table, path, rows, removed, note)
             return
         same_key = " AND ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in table.key)
@@ -180,6 +183,10 @@ class _SailStorage:
         """Sail keeps nothing."""
 
 
+def _is_wide(table: Table) -> bool:
+    return len(table.columns) > _MANY_COLUMNS
+
+
 def _merge_source(table: Table, rows: DataFrame, removed: DataFrame) -> DataFrame:
     """Rows that come, and keys of those that go."""
     key = list(table.key)
@@ -190,5 +197,5 @@ def _merge_source(table: Table, rows: DataFrame, removed: DataFrame) -> DataFram
 
 def _commit_alone(path: str, note: str) -> None:
     stored = DeltaTable(path)
-    properties = CommitProperties(custom_metadata={"userMetadata": note})
+    properties = CommitProperties(custom_metadata={"userMetadata": note}, max_commit_retries=0)
     stored.create_write_transaction([], "append", stored.schema(), commit_properties=properties)

@@ -63,7 +63,8 @@ def test_a_cluster_publishes_what_one_machine_does_and_tells_no_secret(
         assert not any(secret.encode() in text for text in texts)
     executors_say = b"".join(path.read_bytes() for path in written if path.name == "stderr")
     assert any("CoarseGrainedExecutorBackend" in line and "-Dspark.authenticate=true" in line for line in seen)
-    assert b"Running task" not in executors_say, "what tasks log may be personal"
+    assert b"Spark Executor Command" in executors_say
+    assert b"Running task" not in executors_say, "what tasks log may be personal: docs/cluster.md has the option"
 
 
 def test_workers_killed_in_a_shuffle_and_in_a_merge_cost_no_row_and_double_none(

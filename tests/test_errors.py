@@ -16,6 +16,11 @@ DELTA_RS_REFUSED = (
     "Kernel error -> Generic LocalFileSystem error\n  Unable to open file /lake/t/_delta_log/0.json\n"
     "   Permission denied (os error 13)"
 )
+# With credentials that have expired.
+STORE_REFUSED = (
+    "Kernel error -> The operation lacked the necessary privileges to complete for path t/_delta_log/0.json: Error "
+    "performing GET http://host/b/t/_delta_log/0.json, status 403 Forbidden"
+)
 
 
 def told_of(error: BaseException) -> str:
@@ -26,9 +31,10 @@ def told_of(error: BaseException) -> str:
     ("error", "told"),
     [
         (OSError(5, "Input/output error"), "disk: found one that fails to read or write"),
-        (PermissionError(13, "Permission denied", "/lake/t"), "storage: found a file that this user may not read"),
         (OSError(DELTA_RS_REFUSED), "storage: found a file that this user may not read"),
         (OSError("Generic S3 error: error sending request"), "storage: found a store that does not answer or refuses"),
+        (OSError(STORE_REFUSED), "storage: found a store that does not answer or refuses"),
+        (RuntimeError("java.nio.file.AccessDeniedException: s3a://b/k"), "storage: found a store that does not answer"),
         (RuntimeError("java.lang.OutOfMemoryError: Java heap space"), "java: found that Spark's memory was full"),
         (RuntimeError("GC overhead limit exceeded"), "java: found that Spark's memory was full"),
         (RuntimeError("Job 3 cancelled because SparkContext was shut down"), "java: found that Spark's process ended"),
@@ -37,6 +43,10 @@ def told_of(error: BaseException) -> str:
 def test_what_failed_of_the_machine_is_told(error: Exception, told: str) -> None:
     assert told_of(error).startswith(told)
     assert told_of(error).endswith("run again")
+
+
+def test_the_file_is_named_at_which_the_machine_failed() -> None:
+    assert told_of(PermissionError(13, "Permission denied", "/lake/t")).endswith("run again (met at /lake/t)")
 
 
 def test_only_a_refused_connection_to_java_is_its_end() -> None:
@@ -64,7 +74,11 @@ def test_an_error_of_a_java_that_cannot_be_asked_for_its_text_any_more_is_its_en
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (DeltaError("Json error: Truncated record"), 2, "lake: found a table whose log cannot be read (DeltaError)"),
+        (
+            DeltaError("Kernel error: Json error: Truncated"),
+            2,
+            "lake: found a table whose log cannot be read (DeltaError)",
+        ),
         (PermissionError(13, "Permission denied", "/lake/t"), 4, "storage: found a file that this user may not read"),
     ],
 )
@@ -84,3 +98,12 @@ def test_the_command_ends_in_one_line(
     printed = capsys.readouterr().err
     assert (ended.value.code, printed.count("\n")) == (code, 1)
     assert printed.startswith(f"crm-spark: {told}")
+
+
+def test_what_delta_says_of_the_programs_own_queries_is_no_fault_of_the_lake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise DeltaError("Schema error: No field named nope.")
+
+    monkeypatch.setattr("crm_spark.cli.app", fail)
+    with pytest.raises(DeltaError):
+        main()

@@ -261,6 +261,8 @@ def test_broken_rows_are_refused_and_the_error_names_the_rule_and_no_value(
         assert value not in str(caught.value)
     assert caught.value.__cause__ is None
     assert lake.read(good).count() == 1
+    if not is_sail(spark):  # there, what is NULL is found once it is written
+        assert lake.find(PEOPLE, "f1") == good
 
 
 def test_an_expression_that_trips_over_a_text_is_an_error_without_the_text(spark: SparkSession, lake: Lake) -> None:

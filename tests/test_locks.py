@@ -25,7 +25,7 @@ from crm_spark.lake import Lake
 from crm_spark.locks import Lease, _commit, _properties, _take, held_lease
 from crm_spark.maintenance import maintain
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, roll_back
-from crm_spark.repairing import repair
+from crm_spark.repairing import _Folder, repair
 
 pytestmark = pytest.mark.both_engines
 
@@ -44,7 +44,6 @@ NEXT = replace(PUBLICATION, publication_no=2)
 HOLD_LOCK = """
 import sys
 from pathlib import Path
-from typing import Any
 from crm_spark.locks import file_lock
 with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -281,9 +280,42 @@ def test_rows_that_were_added_behind_those_of_another_writer_are_no_version_of_a
     assert lake.find(PEOPLE, "f3") == again
 
 
-def test_who_lost_the_lease_neither_withdraws_nor_rolls_back_nor_maintains_nor_repairs(
-    spark: SparkSession, leased: Lake
+def test_a_table_whose_first_rows_came_behind_another_writers_commit_is_made_anew(
+    spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def commit_as_another() -> None:
+        stored = DeltaTable(lake.path(PEOPLE.name))
+        stored.create_write_transaction([], "append", stored.schema())
+
+    within_the_next_save(lake, monkeypatch, commit_as_another)
+    with pytest.raises(LakeBusyError, match=r"^people: found that another process wrote it at the same time"):
+        lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    assert lake.newest(PEOPLE) is None
+    again = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(2)), "f1")
+    assert ids_in(lake, again) == ["p2"]
+    assert lake.find(PEOPLE, "f1") == again
+
+
+def test_a_repair_that_lost_the_lease_puts_nothing_aside(
+    spark: SparkSession, leased: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin = leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
+    torn = Path(leased.path(PEOPLE.name), "_delta_log", f"{pin.version:020}.json")
+    torn.write_text("{")
+    read_log = _Folder.read_log
+
+    def read_and_sleep(folder: _Folder) -> object:
+        log = read_log(folder)
+        fall_asleep(leased)
+        return log
+
+    monkeypatch.setattr(_Folder, "read_log", read_and_sleep)
+    with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
+        repair(leased, PEOPLE.name, lambda _: None)
+    assert torn.exists()
+
+
+def test_who_lost_the_lease_neither_withdraws_nor_rolls_back_nor_maintains(spark: SparkSession, leased: Lake) -> None:
     with leased.locked():
         leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
         leased.publish(replace(NEXT, publication_id="b"))
