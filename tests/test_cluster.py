@@ -30,6 +30,7 @@ SMALL = {
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
 }
+pytestmark = pytest.mark.beside
 TABLES = {table.name: table for _, tables in LAYER_TABLES for table in tables}
 
 

@@ -18,6 +18,7 @@ from crm_spark.facts.tables import TABLES as FACTS_TABLES
 from crm_spark.features.tables import feature_customers
 from crm_spark.lake import Lake
 
+pytestmark = pytest.mark.beside
 TABLES = (*FACTS_TABLES, feature_customers([28]))
 FIRST, SECOND = date(2025, 10, 1), date(2025, 10, 2)
 # A process has Spark or Sail: the command runs in one of its own. Tables as small as these would be made anew.

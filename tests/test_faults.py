@@ -17,6 +17,7 @@ from crm_spark.errors import fault_of_machine
 from crm_spark.lake import Lake
 from crm_spark.publications import Publication
 
+pytestmark = pytest.mark.beside
 FAULT_RUNS = Path(__file__).parent.parent / "scripts" / "fault_runs"
 
 
