@@ -12,6 +12,7 @@ from crm_spark.features.tables import feature_customers
 from crm_spark.lake import Lake
 from crm_spark.maintenance import maintain
 
+pytestmark = pytest.mark.beside
 FEATURES = feature_customers([28])
 FIRST, SECOND = date(2025, 10, 1), date(2025, 10, 2)
 BACKFILL = [date(2025, 7, 1), date(2025, 7, 15)]

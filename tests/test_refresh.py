@@ -22,6 +22,8 @@ from crm_spark.refresh import STAGES
 from crm_spark.report.build import write_report
 from crm_spark.session import build_session
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.fixture(scope="session")
 def publication(spark: SparkSession, lake_path: Path) -> Publication:
