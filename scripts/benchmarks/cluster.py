@@ -121,17 +121,29 @@ def _memory(cluster: Cluster, job: Started) -> dict[str, float]:
 def _count_tasks(events: Path) -> Counter[str]:
     """Sums over all tasks, from the event log."""
     sums: Counter[str] = Counter()
+    spans = []
     for file in events.glob("*/events_*"):
         with io.BufferedReader(pa.input_stream(file, compression="zstd")) as stream:
             for event in map(json.loads, stream):
                 if event["Event"] == "SparkListenerTaskEnd":
+                    spans.append((event["Task Info"]["Launch Time"], event["Task Info"]["Finish Time"]))
                     sums["failed"] += event["Task End Reason"]["Reason"] != "Success"
                     metrics = event.get("Task Metrics") or {}
                     sums["spilled"] += metrics.get("Disk Bytes Spilled", 0)
                     sums["shuffled"] += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
                     sums["run"] += metrics.get("Executor Run Time", 0)
                     sums["gc"] += metrics.get("JVM GC Time", 0)
+    sums["idle"] = _idle(sorted(spans))
     return sums
+
+
+def _idle(spans: Sequence[tuple[int, int]]) -> int:
+    """How long, between the first beginning and the last end, none of the spans was, which come in order."""
+    idle, ended = 0, spans[0][0]
+    for began, end in spans:
+        idle += max(0, began - ended)
+        ended = max(ended, end)
+    return idle
 
 
 def check_equal(measured: Sequence[Measured]) -> None:
@@ -160,6 +172,7 @@ def _print(title: str, measured: Sequence[Measured]) -> None:
             for part in parts:
                 _print_seconds(f"of it, {part}", measured, [part])
     rest = {
+        "of all, no task ran, s": lambda result: result.tasks["idle"] / 1000,
         "peak memory of an executor, MiB": lambda result: result.peaks["executor"],
         "peak memory of the driver, MiB": lambda result: result.peaks["driver"],
         "written by shuffles, MiB": lambda result: result.tasks["shuffled"] / _MIB,
