@@ -33,7 +33,7 @@ from crm_spark.publications import PUBLICATIONS, Pin, Publication, PublishedLake
 from crm_spark.storage import MERGE_PREFIX, storage_on
 from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, union_of, value_errors
 
-# Fewer rows are looked at in one task, sooner than tasks could exchange what they found.
+# Fewer rows are written anew sooner than merged, which takes many jobs.
 SMALL_COUNT = 100_000
 
 
@@ -95,7 +95,7 @@ class Lake(PublishedLake):
             ContractError: if the rows break the declaration; the published version stays what it was.
         """
         rows = conform(rows, table)
-        if removed is not None and base.row_count < SMALL_COUNT:  # sooner written anew than merged, in many jobs
+        if removed is not None and base.row_count < SMALL_COUNT:
             key = list(table.key)
             gone = rows.select(*key).union(removed.select(*key))
             kept = self.read(base).join(gone, key, "left_anti")
@@ -108,9 +108,9 @@ class Lake(PublishedLake):
             version = self._restore(table, standing, version)
         head = _Head(version + 1, fingerprint, table.declaration_hash, beside)
         head = self._save(table, rows, "append", head) if removed is None else self._merge(table, rows, removed, head)
-        is_large = base.row_count >= SMALL_COUNT or self._count_rows(table.name, head.version) >= SMALL_COUNT
+        row_count = max(base.row_count, self._count_rows(table.name, head.version))
         came, went = (
-            summarise(part, table, is_large=is_large)
+            summarise(part, table, row_count)
             for part in self.difference(base, Pin(table.name, head.version, fingerprint, "", 0))
         )
         _raise_if_broken(table, came)
@@ -295,9 +295,7 @@ class Lake(PublishedLake):
     def _checked(self, table: Table, head: _Head) -> Pin:
         fingerprint = str(head.fingerprint)
         pin = Pin(table.name, head.version, fingerprint, content_hash="", row_count=0)
-        rows = self.read(pin)
-        is_large = self._count_rows(table.name, head.version) >= SMALL_COUNT
-        summary = summarise(rows if is_large else rows.coalesce(1), table, is_large=is_large)
+        summary = summarise(self.read(pin), table, self._count_rows(table.name, head.version))
         _raise_if_broken(table, summary)
         return Pin(table.name, head.version, fingerprint, summary.content_hash, summary.row_count)
 

@@ -19,6 +19,9 @@ from pyspark.sql.types import StructType
 from crm_spark.checks import Check, is_broken
 from crm_spark.errors import ContractError
 
+# Fewer values are looked at in one task and one scan, sooner than tasks could exchange what they found.
+_MANY_VALUES = 2_000_000
+
 
 @dataclass(frozen=True)
 class Column:
@@ -147,8 +150,8 @@ def shifted_hash(content_hash: str, came: Summary, went: Summary) -> str:
     return f"{row_count + came.row_count - went.row_count}:{hash_sum + came.hash_sum - went.hash_sum}"
 
 
-def summarise(rows: DataFrame, table: Table, *, is_large: bool = False) -> Summary:
-    """Count and hash the rows and check them against the declaration; many rows sooner in two scans than in one.
+def summarise(rows: DataFrame, table: Table, row_count: int = 0) -> Summary:
+    """Count and hash the rows, about `row_count`, and check them against the declaration.
 
     The content hash is the row count and the sum of `xxhash64` over the non-volatile columns and over which of
     them are NULL: it does not depend on the order of rows or on how they are partitioned.
@@ -163,11 +166,11 @@ def summarise(rows: DataFrame, table: Table, *, is_large: bool = False) -> Summa
     key_hash = F.xxhash64(*(F.col(name) for name in table.key))
     measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_))]
     measures += [F.count_if(fault) for fault in faults.values()]
-    if is_large:  # in one scan, all measures would be kept for every key
+    if row_count * len(table.columns) >= _MANY_VALUES:  # in one scan, all measures would be kept for every key
         hashed = rows.select(key_hash.alias("key_hash")).repartition("key_hash")
         measured = [*_measure(rows, measures), *_measure(hashed, [F.count_distinct("key_hash")])]
     else:
-        measured = _measure(rows, [*measures, F.count_distinct(key_hash)])
+        measured = _measure(rows.coalesce(1), [*measures, F.count_distinct(key_hash)])
     row_count, low, middle, high, *fault_counts, keys = measured
     violations = [f"{count} rows: {fault}" for fault, count in zip(faults, fault_counts, strict=True) if count]
     # Hashes of keys are cheaper to compare than keys, and in rare cases equal for two of them.

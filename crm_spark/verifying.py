@@ -15,7 +15,7 @@ from crm_spark.cleaning.tables import CLEAN, CLEANING_ACCOUNT, REJECTED
 from crm_spark.delta import READ_BY_ALL
 from crm_spark.errors import LakeError, raise_fault_of_machine
 from crm_spark.features.tables import feature_customers, stored_windows
-from crm_spark.lake import SMALL_COUNT, Lake
+from crm_spark.lake import Lake
 from crm_spark.publications import Pin, Publication
 from crm_spark.refresh import LAYER_TABLES
 from crm_spark.sources.landing import hash_file, read_landed_files
@@ -118,7 +118,7 @@ def _table_findings(lake: Lake, pin: Pin) -> Iterator[str]:
         if properties.get(f"delta.constraints.{check.name}") != check.must_hold:
             yield f"{pin.name}: the stored table does not have its rule {check.name}: {check.must_hold}"
     try:
-        summary = summarise(rows, table, is_large=pin.row_count >= SMALL_COUNT)
+        summary = summarise(rows, table, pin.row_count)
     except (PySparkException, Py4JJavaError) as error:
         raise_fault_of_machine(error)
         files = sorted(set(re.findall(r"part-[\w.-]+\.parquet", str(error))))

@@ -110,8 +110,9 @@ def test_a_row_that_stands_twice_changes_the_content_hash(spark: SparkSession) -
     assert twice.violations == ("1 keys (visit_id, visited_on) stand more than once",)
 
 
-def test_the_content_hash_is_the_exact_sum_of_the_rows_hashes(spark: SparkSession) -> None:
-    visits = rows_of(spark, VISITS, *(a_visit(number) for number in range(1, 60)))
+@pytest.mark.parametrize("row_count", [59, 10**9], ids=["in one task", "in many"])
+def test_the_content_hash_is_the_exact_sum_of_the_rows_hashes(spark: SparkSession, row_count: int) -> None:
+    visits = rows_of(spark, VISITS, *(a_visit(number) for number in range(1, 60))).repartition(3)
     lasting = [column for column in VISITS.columns if not column.volatile]
     values = [F.col(column.name) for column in lasting]
     is_null = [F.col(column.name).isNull() for column in lasting if column.nullable]
@@ -119,10 +120,11 @@ def test_the_content_hash_is_the_exact_sum_of_the_rows_hashes(spark: SparkSessio
     assert min(hashes) < 0 < max(hashes)
     # More than 64 bits hold: Spark's own sum of these would overflow.
     assert sum(abs(value) for value in hashes) > 2**63
-    assert summarise(visits, VISITS).content_hash == f"59:{sum(hashes)}"
+    assert summarise(visits, VISITS, row_count).content_hash == f"59:{sum(hashes)}"
 
 
-def test_every_violation_is_reported_with_its_number_of_rows(spark: SparkSession) -> None:
+@pytest.mark.parametrize("row_count", [11, 10**9], ids=["in one task", "in many"])
+def test_every_violation_is_reported_with_its_number_of_rows(spark: SparkSession, row_count: int) -> None:
     visits = rows_of(
         spark,
         VISITS,
@@ -139,7 +141,7 @@ def test_every_violation_is_reported_with_its_number_of_rows(spark: SparkSession
         a_visit(7),
         a_visit(7, visited_on="2026-10-02"),
     )
-    assert summarise(visits, VISITS).violations == (
+    assert summarise(visits, VISITS, row_count).violations == (
         "1 rows: visited_on is NULL",
         "1 rows: page_count is NULL",
         "2 rows: pages_positive is broken (page_count > 0)",

@@ -58,7 +58,12 @@ def main() -> None:
         order_lines = generated((given.data or work / "data").absolute(), lines, customers)
         archive = build_archives(work / "dist").zip
         partitions = given.partitions or max(_FEWEST_PARTITIONS, math.ceil(lines / _LINES_A_PARTITION))
-        settings = {"spark.driver.memory": _MEMORY, "spark.sql.shuffle.partitions": str(partitions)}
+        settings = {
+            "spark.driver.memory": _MEMORY,
+            "spark.sql.shuffle.partitions": str(partitions),
+            # Else as many as there are cores: other work on each cluster, and a core with one more is waited for.
+            "spark.sql.adaptive.coalescePartitions.minPartitionNum": str(partitions),
+        }
         measured = []
         for workers in given.workers:
             with tempfile.TemporaryDirectory(dir=work) as folder:
