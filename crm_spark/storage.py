@@ -1,5 +1,6 @@
 """How the engine that runs writes Delta tables: Spark all by itself, Sail with delta-rs for what it lacks."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,14 +65,17 @@ def storage_on(spark: SparkSession, local_root: Path | None) -> Storage:
     Raises:
         LakeError: if it cannot write one there.
     """
-    return _SailStorage(spark, local_root) if is_sail(spark) else _SparkStorage(spark)
+    return _SailStorage(spark, local_root) if is_sail(spark) else _SparkStorage(spark, local_root)
 
 
 class _SparkStorage:
-    def __init__(self, spark: SparkSession) -> None:
+    def __init__(self, spark: SparkSession, local_root: Path | None) -> None:
         self.spark = spark
+        self._local_root = local_root
 
     def declare(self, table: Table, path: str, *, is_new: bool) -> None:
+        if is_new and self._local_root is not None:
+            _remove_begun_log(Path(path))
         # CREATE OR REPLACE by path refuses other columns than the table has; REPLACE takes them.
         verb = "CREATE" if is_new else "REPLACE"
         self.spark.sql(f"{verb} TABLE delta.{quoted(path)} {declaration_sql(table, refuses_nulls=True)}")
@@ -181,6 +185,13 @@ class _SailStorage:
 
     def clear_cache(self) -> None:
         """Sail keeps nothing."""
+
+
+def _remove_begun_log(path: Path) -> None:
+    """Remove the log of a table whose first commit a killed process did not end: Spark would take it for a table."""
+    log = path / "_delta_log"
+    if log.is_dir() and all(entry.name.startswith(("_staged_commits", ".")) for entry in log.iterdir()):
+        shutil.rmtree(log)
 
 
 def _is_wide(table: Table) -> bool:

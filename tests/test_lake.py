@@ -97,6 +97,14 @@ def test_a_pinned_version_stays_readable_after_a_newer_one(spark: SparkSession, 
     assert lake.read(second).count() == 2
 
 
+def test_a_table_whose_first_commit_was_cut_off_is_begun_anew(spark: SparkSession, lake: Lake) -> None:
+    log = Path(lake.path("people"), "_delta_log")
+    (log / "_staged_commits").mkdir(parents=True)
+    (log / f".{0:020}.json.part.tmp").write_text("{")
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    assert (pin.version, lake.read(pin).count()) == (1, 1)
+
+
 def test_a_version_of_no_files_or_of_many_is_read_like_any_other(spark: SparkSession, lake: Lake) -> None:
     nobody = lake.write(PEOPLE, rows_of(spark, PEOPLE), "f1")
     assert lake.read(nobody).count() == nobody.row_count == 0
