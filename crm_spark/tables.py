@@ -150,8 +150,8 @@ def shifted_hash(content_hash: str, came: Summary, went: Summary) -> str:
     return f"{row_count + came.row_count - went.row_count}:{hash_sum + came.hash_sum - went.hash_sum}"
 
 
-def summarise(rows: DataFrame, table: Table, row_count: int = 0) -> Summary:
-    """Count and hash the rows, about `row_count`, and check them against the declaration.
+def summarise(rows: DataFrame, table: Table, about_count: int = 0) -> Summary:
+    """Count and hash the rows, some `about_count`, and check them against the declaration.
 
     The content hash is the row count and the sum of `xxhash64` over the non-volatile columns and over which of
     them are NULL: it does not depend on the order of rows or on how they are partitioned.
@@ -166,7 +166,7 @@ def summarise(rows: DataFrame, table: Table, row_count: int = 0) -> Summary:
     key_hash = F.xxhash64(*(F.col(name) for name in table.key))
     measures = [F.count("*"), *(F.sum(part) for part in _hash_parts(hash_))]
     measures += [F.count_if(fault) for fault in faults.values()]
-    if row_count * len(table.columns) >= _MANY_VALUES:  # in one scan, all measures would be kept for every key
+    if about_count * len(table.columns) >= _MANY_VALUES:  # in one scan, all measures would be kept for every key
         hashed = rows.select(key_hash.alias("key_hash")).repartition("key_hash")
         measured = [*_measure(rows, measures), *_measure(hashed, [F.count_distinct("key_hash")])]
     else:

@@ -5,7 +5,7 @@ from pathlib import Path
 import duckdb
 import order_lines
 import pytest
-from cluster import Measured, check_equal
+from cluster import Measured, check_equal, idle_time
 
 
 def test_generated_lines_are_the_same_in_one_part_and_in_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +36,7 @@ def test_clusters_that_made_the_same_may_be_compared() -> None:
 def test_clusters_that_made_other_things_are_not_compared(other: Measured, differing: str) -> None:
     with pytest.raises(SystemExit, match=f"results differ: {differing}"):
         check_equal([measured(), other])
+
+
+def test_time_in_which_no_task_ran_is_what_no_span_covers() -> None:
+    assert idle_time([(9, 12), (0, 4), (1, 2), (3, 6), (12, 13)]) == 3

@@ -138,14 +138,14 @@ def _count_tasks(events: Path) -> Counter[str]:
                     sums["shuffled"] += metrics.get("Shuffle Write Metrics", {}).get("Shuffle Bytes Written", 0)
                     sums["run"] += metrics.get("Executor Run Time", 0)
                     sums["gc"] += metrics.get("JVM GC Time", 0)
-    sums["idle"] = _idle(sorted(spans))
+    sums["idle"] = idle_time(spans)
     return sums
 
 
-def _idle(spans: Sequence[tuple[int, int]]) -> int:
-    """How long, between the first beginning and the last end, none of the spans was, which come in order."""
-    idle, ended = 0, spans[0][0]
-    for began, end in spans:
+def idle_time(spans: Sequence[tuple[int, int]]) -> int:
+    """How long none of the spans was, between the first beginning and the last end."""
+    idle, ended = 0, min(spans)[0]
+    for began, end in sorted(spans):
         idle += max(0, began - ended)
         ended = max(ended, end)
     return idle
