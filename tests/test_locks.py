@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from builders import rows_of
 from deltalake import DeltaTable
@@ -25,7 +26,8 @@ from crm_spark.lake import Lake
 from crm_spark.locks import Lease, _commit, _properties, _take, held_lease
 from crm_spark.maintenance import maintain
 from crm_spark.publications import PUBLICATIONS, Pin, Publication, roll_back
-from crm_spark.repairing import _Folder, repair
+from crm_spark.repairing import _LogFolder, repair
+from crm_spark.session import is_sail
 
 pytestmark = pytest.mark.both_engines
 
@@ -296,20 +298,36 @@ def test_a_table_whose_first_rows_came_behind_another_writers_commit_is_made_ane
     assert lake.find(PEOPLE, "f1") == again
 
 
+def test_a_commit_in_whose_way_another_stands_is_told_as_that_of_two_writers(spark: SparkSession, lake: Lake) -> None:
+    if is_sail(spark):
+        pytest.skip("there, rows are not made while a commit is under way")
+    pin = lake.write(PEOPLE, rows_of(spark, PEOPLE, a_person(1)), "f1")
+    path = lake.path(PEOPLE.name)
+
+    def delete_meanwhile(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        DeltaTable(path).delete()
+        yield from batches
+
+    rows = rows_of(spark, PEOPLE, a_person(2)).coalesce(1)
+    with pytest.raises(LakeBusyError, match=r"^people: found that another process wrote it at the same time"):
+        lake.write(PEOPLE, rows.mapInArrow(delete_meanwhile, rows.schema), "f2")
+    assert DeltaTable(path).version() == pin.version + 1
+
+
 def test_a_repair_that_lost_the_lease_puts_nothing_aside(
     spark: SparkSession, leased: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pin = leased.write(PEOPLE, rows_of(spark, PEOPLE, a_person()), "f1")
     torn = Path(leased.path(PEOPLE.name), "_delta_log", f"{pin.version:020}.json")
     torn.write_text("{")
-    read_log = _Folder.read_log
+    read = _LogFolder.read
 
-    def read_and_sleep(folder: _Folder) -> object:
-        log = read_log(folder)
+    def read_and_sleep(folder: _LogFolder) -> object:
+        log = read(folder)
         fall_asleep(leased)
         return log
 
-    monkeypatch.setattr(_Folder, "read_log", read_and_sleep)
+    monkeypatch.setattr(_LogFolder, "read", read_and_sleep)
     with pytest.raises(LakeBusyError, match="another process took over while this one paused"):
         repair(leased, PEOPLE.name, lambda _: None)
     assert torn.exists()

@@ -173,7 +173,7 @@ def test_a_rollback_to_what_readers_see_already_is_refused(copied: PublishedLake
     [
         (
             "things/*.parquet",
-            r"things lacks 1 of 1 files of version 1, such as .*\.parquet; roll back to another with --to",
+            r"things at version 1: 1 files, of which .*\.parquet is missing; roll back to another with --to",
         ),
         ("things/_delta_log/*0.json", "things does not open at version 1; roll"),
         ("things", "things does not open at version 1; roll"),
@@ -185,6 +185,13 @@ def test_a_rollback_to_what_cannot_be_read_any_more_is_refused(copied: Published
     with pytest.raises(LakeError, match=rf"publication 2 cannot be read any more: {fault}"):
         roll_back(copied, None, ROLLED_BACK_AT)
     assert len(copied.publications()) == 3
+
+
+def test_a_rollback_to_a_file_that_was_cut_off_is_refused(copied: PublishedLake) -> None:
+    for path in Path(copied.uri).glob("things/*.parquet"):
+        path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(LakeError, match=r"things at version 1: 1 files, of which .* has 7 bytes, expected \d+;"):
+        roll_back(copied, None, ROLLED_BACK_AT)
 
 
 def test_a_rollback_waits_for_no_writer_and_makes_no_lake(

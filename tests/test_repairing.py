@@ -216,11 +216,16 @@ def test_a_mistyped_lake_is_not_made(lake: Lake) -> None:
     assert not Path(lake.uri).exists()
 
 
-def test_the_table_that_notes_the_lease_is_repaired_where_none_can_be_taken(lake: Lake) -> None:
+@pytest.mark.parametrize("is_covered", [False, True])
+def test_the_table_that_notes_the_lease_is_repaired_where_none_can_be_taken(lake: Lake, is_covered: bool) -> None:
     (pin,) = written(lake, 1)
     first = publish(lake, 1, pin)
     publish(lake, 2, pin)
+    if is_covered:
+        DeltaTable(lake.path(PUBLICATIONS.name)).create_checkpoint()
     cut(max(log(lake, PUBLICATIONS.name).glob("*.json")))
     lake.local_root = None
-    assert repaired(lake, PUBLICATIONS.name)[-1].startswith("publications: next: ")
+    told = repaired(lake, PUBLICATIONS.name)
+    assert "publications: of publications that are gone, drop the schemas that crm-spark views --schema made" in told
+    assert told[-1].startswith("publications: next: ")
     assert lake.publications() == [first]

@@ -92,16 +92,29 @@ def test_files_that_are_missing_or_others_are_named(broken: Lake) -> None:
 
     found = found_in(broken)
     for start in (
-        f"{BATCH_PROFILES.name}: {profiles.name} of {shown(BATCH_PROFILES.name)}, has ",
+        f"{BATCH_PROFILES.name}: {shown(BATCH_PROFILES.name)}: {profiles.name} has ",
         f"{CLEANING_ACCOUNT.name}: version {pins[CLEANING_ACCOUNT.name].version} cannot be read",
         f"{ORDERS}: version 99, which publications 3 show, cannot be opened (",
         f"{first.landed_path} ({first.file_name}): holds other bytes than came",
         f"{second.landed_path} ({second.file_name}): is missing",
         "nowhere: version 1, which publications 2 show, cannot be opened (",
-        f"{BAD_ORDERS}: {rejected.name} of {shown(BAD_ORDERS)}, is missing",
+        f"{BAD_ORDERS}: {shown(BAD_ORDERS)}: {rejected.name} is missing",
     ):
         assert sum(line.startswith(start) for line in found) == 1, start
     assert len(found) == 7
+
+
+def test_a_damaged_commit_that_a_checkpoint_covers_is_named_as_is_its_repair(broken: Lake) -> None:
+    version = broken.require_publication().tables[ORDERS].version
+    DeltaTable(broken.path(ORDERS)).create_checkpoint()
+    Path(broken.path(ORDERS), "_delta_log", f"{version:020}.json").write_text("{")
+    assert found_in(broken) == [
+        f"{ORDERS}: version {version}, which publications 1 show, cannot be opened by Spark (its commit is damaged); "
+        f"try crm-spark repair {ORDERS}"
+    ]
+    told = f"^{ORDERS}: found that the commit of version {version} is cut off .*; run crm-spark repair {ORDERS}$"
+    with pytest.raises(LakeError, match=told):
+        broken.newest(CLEAN["orders"])
 
 
 def test_rows_that_break_rules_or_are_not_the_published_ones_are_told(spark: SparkSession, broken: Lake) -> None:

@@ -177,7 +177,10 @@ def _added_since(path: str, newest: DeltaTable, version: int) -> _Added | None:
     count_by_name: dict[str, int] = {}
     last_by_name: dict[str, int] = {}
     for number in range(version + 1, newest.version() + 1):
-        actions = read_commit(path, number)
+        try:
+            actions = read_commit(path, number)
+        except ValueError:  # damaged
+            actions = None
         if actions is None:
             return None
         added = {action["add"]["path"]: action["add"] for action in actions if "add" in action}

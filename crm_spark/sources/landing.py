@@ -97,11 +97,10 @@ def land_sources(
     return [ledger[key] for key in sorted(ledger)]
 
 
-def withdraw(landed: Sequence[LandedFile], known: Sequence[LandedFile], lake_uri: str) -> None:
-    """Take out of the lake again what landed and is not known: no ledger will name it."""
-    for file in set(landed) - set(known):
-        file_system, path = fs.FileSystem.from_uri(f"{lake_uri}/{file.landed_path}")
-        file_system.delete_file(path)
+def withdraw(file: LandedFile, lake_uri: str) -> None:
+    """Take a file out of the lake again that no ledger names."""
+    file_system, path = fs.FileSystem.from_uri(f"{lake_uri}/{file.landed_path}")
+    file_system.delete_file(path)
 
 
 def build_ingest_ledger(spark: SparkSession, landed: Sequence[LandedFile]) -> DataFrame:

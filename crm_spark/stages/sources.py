@@ -27,8 +27,9 @@ def refresh_sources(run: Run) -> None:
             described = _describe(run, landed)
         except BaseException:
             # A file that stops the run can be mended or taken away; an extract comes anew.
-            run.lake.require_lease()  # lost, it may be named by the ledger of another run
-            withdraw(landed, known, run.lake.uri)
+            for file in set(landed) - set(known):
+                run.lake.require_lease()  # lost, it may be named by the ledger of another run
+                withdraw(file, run.lake.uri)
             raise
         run.update(
             INGEST_LEDGER,

@@ -112,9 +112,7 @@ def _run(
                 sys.exit(f"the job ended with {code}:\n{job.log.read_text()}")
     finally:
         cluster.stop()
-    measured = Measured(name, json.loads(told.read_text()), peaks, _count_tasks(cluster.events))
-    say(", ".join(f"{part} {seconds:.1f} s" for part, seconds in measured.told["seconds"].items()))
-    return measured
+    return Measured(name, json.loads(told.read_text()), peaks, _count_tasks(cluster.events))
 
 
 def _memory(cluster: Cluster, job: Started) -> dict[str, float]:
