@@ -12,8 +12,9 @@ from crm_spark.lake import Lake
 from crm_spark.refresh import STAGES, Refreshed
 from crm_spark.session import build_session, sail_session
 
-# Nearly all code runs once or twice here: Java compiles it quickly or not at all, and Spark generates none. What it
-# generates is run by the README's commands and on the cluster, whose tables are compared with those made here.
+# Nearly all code runs once or twice here: Java compiles it quickly or not at all; Spark generates none, plans once and
+# describes no plan. What it generates and adapts is run by the README's commands and on the cluster, whose tables are
+# compared with those made here.
 _JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 _PROPERTIES = f"""\
 spark.master local[2]
@@ -25,6 +26,9 @@ spark.driver.bindAddress 127.0.0.1
 spark.driver.host 127.0.0.1
 spark.sql.shuffle.partitions 2
 spark.databricks.delta.snapshotPartitions 1
+spark.sql.adaptive.enabled false
+spark.sql.debug.maxToStringFields 1
+spark.sql.ui.explainMode simple
 spark.sql.codegen.wholeStage false
 spark.sql.codegen.factoryMode NO_CODEGEN
 """
