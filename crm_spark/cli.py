@@ -331,8 +331,9 @@ def verify(lake: LakeOption = "lake", properties_file: PropertiesOption = None) 
         newest = opened.require_publication()
     if count:
         say(
-            f"{count} findings. A damaged log: crm-spark repair TABLE. Missing or damaged files: restore them from a "
-            "backup, or let readers see a publication that has all of its own by crm-spark rollback."
+            f"{count} finding{'s' if count > 1 else ''}. A damaged log: crm-spark repair TABLE. Missing or damaged "
+            "files: restore them from a backup, or let readers see a publication that has all of its own by crm-spark "
+            "rollback."
         )
         raise typer.Exit(1)
     say(f"{lake} is whole, up to publication {newest.publication_no}: {len(newest.tables)} tables")

@@ -1,5 +1,6 @@
 """How a command ends: what a user or an operator can mend in one line, and by which exit code."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,10 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from crm_spark.errors import CrmSparkError, LakeError, fault_of_machine
+
+# So Spark and delta-rs say that they cannot read a file, and so a table's files are named.
+_NOT_READ = re.compile(r"\[FAILED_READ_FILE|\[PATH_NOT_FOUND\]|External error: ")
+_FILE_OF_TABLE = re.compile(r"(\w+)/(?:_delta_log/)?(part-[\w.-]+\.parquet|\d{20}[\w.]*\.(?:json|parquet))")
 
 
 @contextmanager
@@ -25,8 +30,14 @@ def one_line_errors() -> Iterator[None]:
 def _fault_of_lake(error: Exception) -> LakeError | None:
     from deltalake.exceptions import DeltaError
 
+    text = str(error)
+    if _NOT_READ.search(text) and (file := _FILE_OF_TABLE.search(text)):
+        return LakeError(
+            f"{file[1]}: found that {file[2]} is missing or damaged, expected a whole file; run crm-spark verify, "
+            "which tells what to do"
+        )
     # So it begins if a log is at fault; in what it says of queries, commits and schemas, the program is.
-    if not isinstance(error, DeltaError) or not str(error).startswith("Kernel error"):
+    if not isinstance(error, DeltaError) or not text.startswith("Kernel error"):
         return None
     return LakeError(
         f"lake: found a table whose log cannot be read ({type(error).__name__}), expected none; run crm-spark verify, "

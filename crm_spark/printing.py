@@ -44,8 +44,8 @@ def print_publications(stored: Sequence["Publication"], limit: int) -> None:
     from crm_spark.publications import repeated_numbers
 
     repeats = repeated_numbers(stored)
-    shown = RichTable("no", title="Publications", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), **_LEFT)
-    shown.add_column("id", overflow="fold")
+    shown = RichTable("no", title="Publications", box=SIMPLE_HEAD, padding=0, **_LEFT)
+    shown.add_column("id", no_wrap=True)
     for name in ("published at", "as of", "known until"):
         shown.add_column(name, min_width=len("2026-11-01"))
     for name in ("tables", "rows", "repeats"):

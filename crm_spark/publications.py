@@ -270,7 +270,7 @@ def roll_back(lake: PublishedLake, to: str | None, rolled_back_at: datetime) -> 
     if faults:
         raise LakeError(
             f"{lake.uri}: publication {older.publication_no} cannot be read any more: {'; '.join(faults)}; "
-            "roll back to another with --to"
+            "roll back to another with --to, if there is one that is whole, or restore the files from a backup"
         )
     repeated = replace(older, publication_no=current.publication_no + 1, published_at=rolled_back_at)
     append_publication(lake, repeated)

@@ -84,6 +84,8 @@ def repair(lake: Lake, name: str, say: Callable[[str], None], wait_seconds: floa
     if not found and not withdrawn:
         say(f"{name}: its log is whole up to version {newest}; nothing was changed")
     elif lost or withdrawn:
+        if name == PUBLICATIONS.name:
+            say(f"{name}: {_last_publication(lake)}")
         if withdrawn or name == PUBLICATIONS.name:
             say(f"{name}: of publications that are gone, drop the schemas that crm-spark views --schema made")
         say(f"{name}: next: run crm-spark refresh, which makes what is missing from the landed files")
@@ -234,6 +236,11 @@ def _withdraw_unreadable(lake: Lake, name: str, log: Log, say: Callable[[str], N
     elif not whole:
         say(f"{name}: no publication is left")
     return len(broken)
+
+
+def _last_publication(lake: Lake) -> str:
+    publications = lake.publications()
+    return f"publication {publications[-1].publication_no} is the newest left" if publications else "none is left"
 
 
 def _version_read(path: str) -> int | None:

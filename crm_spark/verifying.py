@@ -79,10 +79,20 @@ def _shown_versions(publications: Iterable[Publication]) -> Mapping[str, Mapping
 
 
 def _file_findings(lake: Lake, name: str, shown_by: Mapping[int, list[int]]) -> Iterator[tuple[int, str]]:
-    """Versions that cannot be opened, and files that are missing or of another size than the log says."""
+    """Versions that cannot be opened, and files that are missing or of another size than the log says.
+
+    Also commits that are damaged and no publication shows: readers who ask for the newest version meet them, and the
+    next run does.
+    """
     log, sizes = read_log(lake, name), standing_sizes(lake, name)
+    for version in sorted(log.torn_commits - shown_by.keys()):
+        yield (
+            version,
+            f"{name}: the commit of version {version}, which no publication shows, is damaged; try crm-spark repair "
+            f"{name}",
+        )
     for version, numbers in sorted(shown_by.items()):
-        shown = f"{name}: version {version}, which publications {_span(numbers)} show"
+        shown = f"{name}: version {version}, which {_who_show(numbers)}"
         try:
             faults = file_faults(DeltaTable(lake.path(name), version=version), sizes)
         except (DeltaError, OSError) as error:
@@ -173,5 +183,7 @@ def _landed_findings(lake: Lake, ledger: Pin, begin: Begin) -> Iterator[str]:
             yield f"{file.landed_path} ({file.file_name}): holds other bytes than came, whose hash is its name"
 
 
-def _span(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+def _who_show(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"publication {numbers[0]} shows"
+    return f"publications {numbers[0]} to {numbers[-1]} show"

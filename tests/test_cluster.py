@@ -19,7 +19,7 @@ from crm_spark.publications import PublishedLake
 from crm_spark.refresh import LAYER_TABLES
 from crm_spark.tables import Table
 
-# As in the shared session: nearly all code runs once or twice.
+# Nearly all code runs once or twice: Java compiles it quickly or not at all.
 JAVA_OPTIONS = "-Duser.timezone=UTC -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
 SMALL = {
     "spark.driver.memory": "1g",

@@ -60,6 +60,8 @@ class Growing:
             table = CLEAN[entity]
             now = {tuple(row[name] for name in table.key): row for row in getattr(business, entity)}
             before = self.stored.get(entity)
+            if now == before:
+                continue
             changed = [row for key, row in now.items() if before is None or before.get(key) != row]
             rows = rows_of(self.lake.spark, table, *(ORIGIN | row for row in changed))
             if before is None:

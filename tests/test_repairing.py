@@ -206,7 +206,7 @@ def test_the_table_of_publications_loses_its_last_row_alone(lake: Lake) -> None:
     first = publish(lake, 1, pin)
     publish(lake, 2, pin)
     cut(max(log(lake, PUBLICATIONS.name).glob("*.json")))
-    repaired(lake, PUBLICATIONS.name)
+    assert "publications: publication 1 is the newest left" in repaired(lake, PUBLICATIONS.name)
     assert lake.publications() == [first]
 
 

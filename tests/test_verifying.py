@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
@@ -94,10 +94,10 @@ def test_files_that_are_missing_or_others_are_named(broken: Lake) -> None:
     for start in (
         f"{BATCH_PROFILES.name}: {shown(BATCH_PROFILES.name)}: {profiles.name} has ",
         f"{CLEANING_ACCOUNT.name}: version {pins[CLEANING_ACCOUNT.name].version} cannot be read",
-        f"{ORDERS}: version 99, which publications 3 show, cannot be opened (",
+        f"{ORDERS}: version 99, which publication 3 shows, cannot be opened (",
         f"{first.landed_path} ({first.file_name}): holds other bytes than came",
         f"{second.landed_path} ({second.file_name}): is missing",
-        "nowhere: version 1, which publications 2 show, cannot be opened (",
+        "nowhere: version 1, which publication 2 shows, cannot be opened (",
         f"{BAD_ORDERS}: {shown(BAD_ORDERS)}: {rejected.name} is missing",
     ):
         assert sum(line.startswith(start) for line in found) == 1, start
@@ -109,12 +109,48 @@ def test_a_damaged_commit_that_a_checkpoint_covers_is_named_as_is_its_repair(bro
     DeltaTable(broken.path(ORDERS)).create_checkpoint()
     Path(broken.path(ORDERS), "_delta_log", f"{version:020}.json").write_text("{")
     assert found_in(broken) == [
-        f"{ORDERS}: version {version}, which publications 1 show, cannot be opened by Spark (its commit is damaged); "
+        f"{ORDERS}: version {version}, which publication 1 shows, cannot be opened by Spark (its commit is damaged); "
         f"try crm-spark repair {ORDERS}"
     ]
     told = f"^{ORDERS}: found that the commit of version {version} is cut off .*; run crm-spark repair {ORDERS}$"
     with pytest.raises(LakeError, match=told):
         broken.newest(CLEAN["orders"])
+
+
+def test_a_damaged_commit_that_no_publication_shows_is_named(broken: Lake) -> None:
+    version = broken.require_publication().tables[ORDERS].version + 1
+    Path(broken.path(ORDERS), "_delta_log", f"{version:020}.json").write_text('{"commitInfo":{"timestamp":17')
+    assert found_in(broken) == [
+        f"{ORDERS}: the commit of version {version}, which no publication shows, is damaged; "
+        f"try crm-spark repair {ORDERS}"
+    ]
+
+
+def test_who_meets_a_missing_or_damaged_file_is_told_in_one_line(
+    spark: SparkSession, broken: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told_by(fails: Callable[[], object]) -> str:
+        monkeypatch.setattr("crm_spark.cli.app", fails)
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        assert exit_.value.code == 2
+        return capsys.readouterr().err
+
+    pins = broken.require_publication().tables
+    orders = broken.read(pins[ORDERS])
+    missing = a_file(broken, ORDERS)
+    missing.unlink()
+    told = f"crm-spark: {ORDERS}: found that {missing.name} is missing or damaged, expected a whole file; "
+    told += "run crm-spark verify, which tells what to do\n"
+    assert told_by(orders.collect) == told
+    assert told_by(lambda: broken.read(pins[ORDERS])) == told
+    assert told_by(lambda: broken.query(f"SELECT max(amount) FROM {ORDERS}", pins[ORDERS])) == told
+    commit = Path(broken.path(BAD_ORDERS), "_delta_log", f"{pins[BAD_ORDERS].version + 1:020}.json")
+    commit.write_text("{")
+    newest = spark.read.format("delta")
+    assert told_by(lambda: newest.load(broken.path(BAD_ORDERS)).collect()) == told.replace(
+        f"{ORDERS}: found that {missing.name}", f"{BAD_ORDERS}: found that {commit.name}"
+    )
 
 
 def test_rows_that_break_rules_or_are_not_the_published_ones_are_told(spark: SparkSession, broken: Lake) -> None:
@@ -180,7 +216,7 @@ def test_the_command_ends_with_1_if_something_is_wrong(
     a_file(broken, ORDERS).unlink()
     code, told = ended("verify")
     assert (code, len(told)) == (1, 2)
-    assert told[-1].startswith("1 findings")
+    assert told[-1].startswith("1 finding. ")
     code, told = ended("maintain", "--dry-run", "--keep-days", "36500")
     assert (code, told[0]) == (0, "Nothing is changed. This would be done:")
     assert told[1].endswith("UTC withdrawn, 2 kept")
