@@ -33,8 +33,8 @@ def _fault_of_lake(error: Exception) -> LakeError | None:
     text = str(error)
     if _NOT_READ.search(text) and (file := _FILE_OF_TABLE.search(text)):
         return LakeError(
-            f"{file[1]}: found that {file[2]} is missing or damaged, expected a whole file; run crm-spark verify, "
-            "which tells what to do"
+            f"{file[1]}: found that {file[2]} is missing or damaged, expected a whole file; if the table is the "
+            "lake's, crm-spark verify tells what to do"
         )
     # So it begins if a log is at fault; in what it says of queries, commits and schemas, the program is.
     if not isinstance(error, DeltaError) or not text.startswith("Kernel error"):

@@ -108,7 +108,7 @@ class Histories:
 
 
 def test_the_next_slice_is_that_of_all_days(spark: SparkSession, pytestconfig: pytest.Config) -> None:
-    @settings(max_examples=2 if pytestconfig.getoption("engine") == "sail" else 1, deadline=None)
+    @settings(max_examples=5 if pytestconfig.getoption("engine") == "sail" else 1, deadline=None)
     @given(
         seed=st.integers(0, 2**32),
         steps=st.lists(st.integers(1, 30), min_size=1, max_size=3),

@@ -141,7 +141,7 @@ def test_who_meets_a_missing_or_damaged_file_is_told_in_one_line(
     missing = a_file(broken, ORDERS)
     missing.unlink()
     told = f"crm-spark: {ORDERS}: found that {missing.name} is missing or damaged, expected a whole file; "
-    told += "run crm-spark verify, which tells what to do\n"
+    told += "if the table is the lake's, crm-spark verify tells what to do\n"
     assert told_by(orders.collect) == told
     assert told_by(lambda: broken.read(pins[ORDERS])) == told
     assert told_by(lambda: broken.query(f"SELECT max(amount) FROM {ORDERS}", pins[ORDERS])) == told
